@@ -1,0 +1,1 @@
+//! Kernels for the CPU: slices in, slices out.

@@ -1,0 +1,3 @@
+//! Configuration, optimizer, schedule, checkpoints and the trainer.
+
+pub mod config;
