@@ -1,11 +1,16 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod data;
 mod error;
+mod preprocess;
+mod signals;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    data::register(m)?;
+    preprocess::register(m)?;
     Ok(())
 }
