@@ -286,20 +286,22 @@ def test_files_without_permission(tmp_path: Path) -> None:
     """In a process that gives up root's rights, where it has them."""
     script = """
 import os, sys
+import numpy
 import llmjp_core as lc
 if os.geteuid() == 0:
     os.setuid(65534)
 for use in (lambda p: lc.data.write(p + "new", [[1]]), lc.data.IndexedDataset):
     try:
-        use(sys.argv[1] + "/")
+        use(sys.argv[1])
     except lc.errors.FileError as error:
         print(error.errno)
 """
-    lc.data.write(f"{tmp_path}/", [[1]])
+    lc.data.write(tmp_path / "d", [[1]])
     for file in tmp_path.iterdir():
         file.chmod(0)
     tmp_path.chmod(0o555)
-    assert run_python(script, tmp_path).stdout.split() == ["13", "13"]
+    done = run_python(script, tmp_path / "d")
+    assert done.stdout.split() == ["13", "13"], done.stderr
     tmp_path.chmod(0o755)
 
 

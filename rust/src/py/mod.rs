@@ -4,6 +4,7 @@ mod data;
 mod error;
 mod preprocess;
 mod signals;
+mod tokenizer;
 
 use pyo3::prelude::*;
 
@@ -12,5 +13,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     data::register(m)?;
     preprocess::register(m)?;
+    tokenizer::register(m)?;
     Ok(())
 }

@@ -10,9 +10,11 @@ use pyo3::types::PyDict;
 use super::data::set_written;
 use super::error::PyError;
 use super::signals::detached;
+use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
 use crate::data::preprocess::{self, Encode, Format, OnError, Options, Status, Summary};
 use crate::error::{Error, Result};
+use crate::tokenizer::Worker;
 
 /// What a Python function raised, for the caller to raise again.
 type Raised = Mutex<Option<PyErr>>;
@@ -33,6 +35,16 @@ impl Encode for Function<'_> {
     fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
         let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
         out.extend(ids.map_err(|error| keep(self.raised, error))?);
+        Ok(())
+    }
+}
+
+/// A worker of `lc.Tokenizer`: no Python at all.
+struct Native(Worker);
+
+impl Encode for Native {
+    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        self.0.encode(text.as_bytes(), out);
         Ok(())
     }
 }
@@ -84,7 +96,13 @@ fn data_tokenize<'py>(
         sync_every: Duration::try_from_secs_f64(sync_seconds).unwrap_or(Duration::MAX),
     };
     let raised = Raised::default();
-    let worker = || -> Result<Box<dyn Encode + '_>> { Ok(Box::new(Function { call: &encode, raised: &raised })) };
+    let native = encode.extract::<PyRef<'_, PyTokenizer>>(py).ok().map(|tok| tok.inner.clone());
+    let worker = || -> Result<Box<dyn Encode + '_>> {
+        Ok(match &native {
+            Some(tokenizer) => Box::new(Native(tokenizer.worker())),
+            None => Box::new(Function { call: &encode, raised: &raised }),
+        })
+    };
     let mut told = |status: &Status| match &observe {
         Some(observe) => tell(observe, status).map_err(|error| keep(&raised, error)),
         None => Ok(()),
