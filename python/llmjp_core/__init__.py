@@ -1,4 +1,5 @@
 """Train Japanese language models: kernels, tokenizer, data and trainer in one package."""
 
 from . import errors as errors
+from ._core import Tokenizer as Tokenizer
 from ._core import __version__ as __version__
