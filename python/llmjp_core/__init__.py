@@ -2,4 +2,5 @@
 
 from . import data as data
 from . import errors as errors
+from ._core import Tokenizer as Tokenizer
 from ._core import __version__ as __version__
