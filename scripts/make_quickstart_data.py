@@ -81,7 +81,8 @@ def attribution(train: list[Work], held_out: list[Work]) -> str:
         rows += [f"| {w['title']} | {w['author']} | {part} | {w['credit']} |" for w in works]
     authors = ", ".join(f"{name} († {year})" for name, year in AUTHORS.items())
     characters = sum(len(w["text"]) for w in train + held_out)
-    return f"""# Where the text of the quickstart comes from
+    return (
+        f"""# Where the text of the quickstart comes from
 
 {len(train) + len(held_out)} works, {characters:,} characters, from 青空文庫 (Aozora Bunko, https://www.aozora.gr.jp/), which publishes
 works whose copyright has ended in Japan. The authors: {authors}.
@@ -97,7 +98,10 @@ edition, typist, proof-reader) and `text`. `scripts/make_quickstart_data.py` cho
 
 | title | author | part | credit |
 |---|---|---|---|
-""" + "\n".join(rows) + "\n"
+"""
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 def main() -> None:

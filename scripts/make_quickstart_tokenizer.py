@@ -1,7 +1,7 @@
 """Makes the quickstart's `tokenizer.model`: SentencePiece unigram with byte fallback, from the training works only.
 
-    pip install sentencepiece
-    python scripts/make_quickstart_tokenizer.py
+pip install sentencepiece
+python scripts/make_quickstart_tokenizer.py
 """
 
 from __future__ import annotations
