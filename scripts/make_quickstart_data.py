@@ -84,8 +84,8 @@ def attribution(train: list[Work], held_out: list[Work]) -> str:
     return (
         f"""# Where the text of the quickstart comes from
 
-{len(train) + len(held_out)} works, {characters:,} characters, from 青空文庫 (Aozora Bunko, https://www.aozora.gr.jp/), which publishes
-works whose copyright has ended in Japan. The authors: {authors}.
+{len(train) + len(held_out)} works, {characters:,} characters, from 青空文庫 (Aozora Bunko, https://www.aozora.gr.jp/),
+which publishes works whose copyright has ended in Japan. The authors: {authors}.
 The works are in the public domain in Japan and wherever the term of protection is the author's life and seventy years.
 
 Aozora Bunko's volunteers typed and proof-read them from the printed editions named below; our thanks. Its files were

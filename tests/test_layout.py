@@ -63,8 +63,7 @@ def code(text: str) -> str:
 
 def crate_paths(text: str) -> Iterator[str]:
     """`a::b` for each `crate::a::b` in Rust code, each branch of `use crate::{a, b::c}` included."""
-    for path in re.findall(r"\bcrate::(\w+(?:::\w+)?)", text):
-        yield path
+    yield from re.findall(r"\bcrate::(\w+(?:::\w+)?)", text)
     for group in re.findall(r"\bcrate::\{([^;]*)\};", text):
         depth, item = 0, ""
         for c in group + ",":

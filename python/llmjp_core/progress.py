@@ -11,6 +11,7 @@ A report may leave out every key but `iteration`; keys that a view does not know
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import sys
 import time
@@ -146,7 +147,7 @@ def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
         return ""
     count = min(width, len(values))
     cuts = [i * len(values) // count for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
     low, span = min(means), max(means) - min(means) or 1.0
     return "".join(BARS[round((mean - low) / span * (len(BARS) - 1))] for mean in means)
 
