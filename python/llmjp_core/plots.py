@@ -52,10 +52,11 @@ def loss_curve(
     _draw_training(axes, series(reports, "loss"))
     _draw_validation(axes, series(reports, "valid_loss"))
     for (name, loss), style in zip((baselines or {}).items(), _styles(), strict=False):
-        axes.axhline(loss, label=f"{name} ({math.exp(loss):,.0f})", linewidth=1.2, **style)
+        axes.axhline(loss, label=f"{name} ({_perplexity(loss)})", linewidth=1.2, **style)
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
     axes.grid(alpha=0.25)
-    axes.legend(title="perplexity in brackets")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(title="perplexity in brackets")
     _perplexity_axis(axes)
     return Plot(figure)
 
@@ -81,13 +82,13 @@ def _draw_training(axes: Axes, points: tuple[list[int], list[float]]) -> None:
         return
     mean = smooth(losses)
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(steps, mean, color="tab:blue", linewidth=1.6, label=f"training ({math.exp(mean[-1]):,.0f})")
+    axes.plot(steps, mean, color="tab:blue", linewidth=1.6, label=f"training ({_perplexity(mean[-1])})")
 
 
 def _draw_validation(axes: Axes, points: tuple[list[int], list[float]]) -> None:
     steps, losses = points
     if steps:
-        label = f"held out ({math.exp(losses[-1]):,.0f})"
+        label = f"held out ({_perplexity(losses[-1])})"
         axes.plot(steps, losses, color="tab:orange", marker="o", markersize=4, linewidth=1.6, label=label)
 
 
@@ -98,4 +99,8 @@ def _styles() -> Iterable[dict[str, Any]]:
 def _perplexity_axis(axes: Axes) -> None:
     right = axes.secondary_yaxis("right", functions=(lambda loss: loss, lambda loss: loss))
     right.set_ylabel("perplexity")
-    right.yaxis.set_major_formatter(lambda loss, _: f"{math.exp(min(loss, 700)):,.0f}")
+    right.yaxis.set_major_formatter(lambda loss, _: _perplexity(loss))
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(min(loss, 700)):,.0f}"  # exp overflows above 709
