@@ -1,3 +1,5 @@
 //! Configuration, optimizer, schedule, checkpoints and the trainer.
 
 pub mod config;
+pub mod scaler;
+pub mod schedule;
