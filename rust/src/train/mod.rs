@@ -1,5 +1,6 @@
 //! Configuration, optimizer, schedule, checkpoints and the trainer.
 
+pub mod checkpoint;
 pub mod config;
 pub mod scaler;
 pub mod schedule;
