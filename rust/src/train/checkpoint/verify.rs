@@ -39,7 +39,7 @@ pub fn verify(folder: &Path, interrupt: Interrupt) -> Result<Manifest> {
 ///
 /// # Errors
 /// As [`verify`].
-pub(super) fn verify_newest(dir: &Path, iteration: usize, interrupt: Interrupt) -> Result<Manifest> {
+pub(in crate::train) fn verify_newest(dir: &Path, iteration: usize, interrupt: Interrupt) -> Result<Manifest> {
     let (path, what) = match verify(&store::folder(dir, iteration), interrupt) {
         Err(Error::Checkpoint { path, what }) => (path, what),
         other => return other,
