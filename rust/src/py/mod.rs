@@ -2,6 +2,8 @@
 
 mod error;
 mod tokenizer;
+mod model;
+mod signals;
 
 use pyo3::prelude::*;
 
@@ -9,5 +11,6 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     tokenizer::register(m)?;
+    model::register(m)?;
     Ok(())
 }
