@@ -73,8 +73,8 @@ impl Optimizer {
                 beta2: betas.1,
                 eps,
                 weight_decay: *weight_decay,
-                grad_scale: update.grad_scale,
-                step: update.step,
+                grad_scale: update.grad_scale as f32,
+                step: update.step as u64,
             };
             let r = || range.clone();
             adamw::step(&mut weights[r()], &mut self.m[r()], &mut self.v[r()], &grads[r()], &step)?;
