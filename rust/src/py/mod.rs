@@ -2,6 +2,7 @@
 
 mod data;
 mod error;
+mod model;
 mod preprocess;
 mod signals;
 mod tokenizer;
@@ -14,5 +15,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     data::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
+    model::register(m)?;
     Ok(())
 }
