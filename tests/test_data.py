@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import llmjp_core as lc
 import numpy as np
 import pytest
+
+import llmjp_core as lc
 from llmjp_core import errors
 
 SIZES = [5, 3, 7, 2, 6, 4]
