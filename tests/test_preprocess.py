@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import gzip
 import json
-import lzma
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,42 +12,16 @@ import reference_dataset as reference
 import sentencepiece as spm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_dataset import both_files, names, run_python
+from reference_dataset import both_files, names
+from reference_text import EOD, MODEL, PARAGRAPHS, REFERENCE, compressed, documents, expect, write_jsonl
 
 import llmjp_core as lc
 from llmjp_core import errors
-from llmjp_core.commands import preprocess
-
-DATA = Path(__file__).parent / "data"
-MODEL = DATA / "neko_unigram.model"
-EOD = 3
-PARAGRAPHS = [line for line in (DATA / "neko.txt").read_text().splitlines() if line]
-REFERENCE = spm.SentencePieceProcessor(model_file=str(MODEL))
 
 
 @pytest.fixture(scope="module")
 def tok() -> lc.Tokenizer:
     return lc.Tokenizer.from_file(MODEL)
-
-
-def expect(
-    prefix: Path, texts: list[str], model: Any = REFERENCE, dtype: str = "uint16", eod: int = EOD
-) -> tuple[bytes, bytes]:
-    """The files that sentencepiece's ids give."""
-    reference.write(prefix, [[np.array([*model.encode(text), eod])] for text in texts if text], dtype)
-    return both_files(prefix)
-
-
-def write_jsonl(path: Path, texts: list[str], **other: Any) -> Path:
-    lines = [json.dumps({"id": i, "text": text, **other}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def documents(count: int, seed: int = 0) -> list[str]:
-    """Documents of a few paragraphs; some are empty."""
-    rng = random.Random(seed)
-    return ["\n".join(rng.choices(PARAGRAPHS, k=rng.randrange(5))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +75,6 @@ def test_compressed_files(
 ) -> None:
     lc.data.tokenize(compressed(corpus, tmp_path, ending), tok, tmp_path / "d")
     assert both_files(tmp_path / "d") == expected
-
-
-def compressed(path: Path, folder: Path, ending: str) -> Path:
-    """Two members one after the other, as `cat a.gz b.gz` gives."""
-    text = path.read_bytes()
-    pack: Callable[[bytes], bytes] = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstd}[ending]
-    out = folder / f"{path.name}.{ending}"
-    out.write_bytes(pack(text[:100_000]) + pack(text[100_000:]))
-    return out
-
-
-def zstd(text: bytes) -> bytes:
-    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(text))
 
 
 @settings(max_examples=10, deadline=None)
@@ -369,260 +320,3 @@ def test_other_libraries_tokenizers(tmp_path: Path) -> None:
     )
     lc.data.tokenize(path, fast, tmp_path / "f")
     assert both_files(tmp_path / "f") == both_files(tmp_path / "w")
-
-
-# --- progress, interruption, resumption
-
-
-def test_progress_is_told(corpus: Path, tok: lc.Tokenizer, tmp_path: Path) -> None:
-    told: list[lc.data.Progress] = []
-    summary = lc.data.tokenize(corpus, tok, tmp_path / "d", progress=told.append)
-    assert told[-1].share == 1.0 and told[-1].tokens == summary.tokens and told[-1].documents == summary.documents
-    assert told == sorted(told, key=lambda p: p.bytes_read) and "tokens/s" in str(told[-1])
-
-    def stop(progress: lc.data.Progress) -> None:
-        raise StopIteration("enough")
-
-    with pytest.raises(StopIteration, match="enough"):
-        lc.data.tokenize(corpus, tok, tmp_path / "e", progress=stop)
-    assert not list(tmp_path.glob("e.*"))
-
-
-RUN = """
-import sys
-import llmjp_core as lc
-tok = lc.Tokenizer.from_file(sys.argv[1])
-print("ready", flush=True)
-made = lc.data.tokenize(sys.argv[2:-1], tok, sys.argv[-1], workers=2, sync_seconds=0, progress=False)
-print("resumed" if made.resumed else "fresh")
-"""
-
-
-def start(inputs: list[Path], prefix: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, *map(str, [MODEL, *inputs, prefix])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
-
-
-def test_killed_runs_go_on(corpus: Path, texts: list[str], tok: lc.Tokenizer, tmp_path: Path) -> None:
-    """kill -9 at random moments until it gets through: three files, plain and compressed."""
-    more = documents(700, seed=5)
-    packed = compressed(write_jsonl(tmp_path / "more.jsonl", more), tmp_path, "gz")
-    (tmp_path / "z.txt").write_text("\n".join(PARAGRAPHS))
-    expected = expect(tmp_path / "x", [*texts, *more, "\n".join(PARAGRAPHS)])
-    rng = random.Random(time.time_ns())
-    kills, resumed, word = 0, 0, ""
-    while not word:
-        process = start([corpus, packed, tmp_path / "z.txt"], tmp_path / "d")
-        if kills < 8:
-            time.sleep(rng.uniform(0.0, 0.25) * (kills + 1) / 4)
-            process.kill()
-        out, err = process.communicate(timeout=120)
-        assert process.returncode in (0, -signal.SIGKILL), err
-        kills += process.returncode != 0
-        resumed += (tmp_path / "d.journal.partial").exists()
-        word = out.strip()
-    assert both_files(tmp_path / "d") == expected
-    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob("*.tmp"))
-    if resumed:
-        assert word == "resumed"
-
-
-def test_another_job_does_not_take_over(
-    corpus: Path, expected: tuple[bytes, bytes], tok: lc.Tokenizer, tmp_path: Path
-) -> None:
-    """Parts of a killed run are worthless once an input, the tokenizer or an option changed."""
-    mine = tmp_path / "a.jsonl"
-    mine.write_bytes(corpus.read_bytes())
-    leave_parts(mine, tok, tmp_path / "d")
-    os.utime(mine, ns=(1, 1))
-    assert not lc.data.tokenize(mine, tok, tmp_path / "d").resumed
-    assert both_files(tmp_path / "d") == expected
-    leave_parts(mine, tok, tmp_path / "e")
-    assert not lc.data.tokenize(mine, tok, tmp_path / "e", append_eod=False).resumed
-    leave_parts(mine, tok, tmp_path / "f")
-    assert lc.data.tokenize(mine, tok, tmp_path / "f", workers=5, on_error="skip").resumed
-    assert both_files(tmp_path / "f") == expected
-
-
-def leave_parts(path: Path, tok: lc.Tokenizer, prefix: Path) -> None:
-    """An error after work was made durable keeps it for the next run."""
-
-    def stop(progress: lc.data.Progress) -> None:
-        if Path(f"{prefix}.journal.partial").exists():
-            raise StopIteration
-
-    with pytest.raises(StopIteration):
-        lc.data.tokenize(path, tok, prefix, sync_seconds=0, progress=stop)
-    assert not Path(f"{prefix}.idx").exists()
-
-
-def test_two_processes_do_not_write_one_set(corpus: Path, tok: lc.Tokenizer, tmp_path: Path) -> None:
-    met: list[str] = []
-
-    def meanwhile(progress: lc.data.Progress) -> None:
-        with pytest.raises(errors.UnsupportedInputError, match="another process"):
-            lc.data.tokenize(corpus, tok, tmp_path / "d")
-        met.append("yes")
-
-    lc.data.tokenize(corpus, tok, tmp_path / "d", progress=meanwhile)
-    assert met and names(tmp_path) == {"d.bin", "d.idx"}
-
-
-def test_ctrl_c_ends_at_once(corpus: Path, tmp_path: Path) -> None:
-    big = tmp_path / "big.jsonl"
-    big.write_bytes(corpus.read_bytes() * 60)
-    process = start([big], tmp_path / "d")
-    time.sleep(0.3)
-    sent = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert "KeyboardInterrupt" in err and process.returncode != 0
-    assert time.monotonic() - sent < 5  # the interpreter's own end included, on a busy machine
-    assert not (tmp_path / "d.idx").exists()
-
-
-def test_a_full_disk_leaves_nothing(corpus: Path, tok: lc.Tokenizer, tmp_path: Path) -> None:
-    script = """
-import resource, sys
-import llmjp_core as lc
-tok = lc.Tokenizer.from_file(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
-try:
-    lc.data.tokenize(sys.argv[2], tok, sys.argv[3], sync_seconds=float(sys.argv[4]))
-except lc.errors.FileError as error:
-    print("refused", error.errno)
-"""
-    lc.data.tokenize(write_jsonl(tmp_path / "a.jsonl", ["猫"]), tok, tmp_path / "d")
-    before = both_files(tmp_path / "d")
-    for sync_seconds in (0, 1000):
-        done = run_python(script, MODEL, corpus, tmp_path / "d", sync_seconds)
-        assert done.stdout.split() == ["refused", "27"], done.stderr
-        assert names(tmp_path) == {"a.jsonl", "d.bin", "d.idx"} and both_files(tmp_path / "d") == before
-
-
-def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
-    script = """
-import re, sys
-import llmjp_core as lc
-tok = lc.Tokenizer.from_file(sys.argv[1])
-lc.data.tokenize(sys.argv[2], tok, sys.argv[3], workers=2)
-print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
-"""
-    line = json.dumps({"text": "猫", "other": "x" * 4000}) + "\n"
-    peaks = []
-    for count in (2_000, 30_000):  # 8 and 120 MB
-        (tmp_path / "a.jsonl").write_text(line * count)
-        done = run_python(script, MODEL, tmp_path / "a.jsonl", tmp_path / "d")
-        peaks.append(int(done.stdout) / 1024)
-    assert peaks[1] - peaks[0] < 20, peaks
-
-
-# --- the command
-
-
-def command(*arguments: object) -> int:
-    """As the command line runs it."""
-    parser = argparse.ArgumentParser()
-    preprocess.add_parser(parser.add_subparsers())
-    try:
-        return preprocess.run(parser.parse_args(["preprocess", *map(str, arguments)]))
-    except errors.LlmjpError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--jsonl-keys", "text", "--tokenizer-type", "SPMTokenizer", "--vocab-file", MODEL, "--dataset-impl", "mmap"],
-        ["--json-keys", "text", "--tokenizer-type", "GPTSentencePieceTokenizer", "--tokenizer-model", MODEL],
-    ],
-)
-def test_both_spellings(
-    corpus: Path, texts: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[object]
-) -> None:
-    other = write_jsonl(tmp_path / "b.jsonl", ["終わり"])
-    files = f"{corpus},{other}"
-    out = tmp_path / "out/ja"
-    assert (
-        command(
-            "--input",
-            files,
-            *options,
-            "--append-eod",
-            "--output-prefix",
-            out,
-            "--workers",
-            2,
-            "--log-interval",
-            100,
-            "--num-docs",
-            9,
-        )
-        == 0
-    )
-    assert both_files(tmp_path / "out/ja_text_document") == expect(tmp_path / "x", [*texts, "終わり"])
-    said = capfd.readouterr()
-    summary = json.loads(said.out)
-    assert summary["datasets"][0]["documents"] == sum(map(bool, texts)) + 1
-    assert "of 9 documents" in said.err and "documents without text were left out" in said.err
-
-
-def test_megatrons_llama_tokenizer_adds_bos(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", ["猫"])
-    out = tmp_path / "o"
-    assert (
-        command("--input", path, "--tokenizer-type", "Llama2Tokenizer", "--vocab-file", MODEL, "--output-prefix", out)
-        == 0
-    )
-    assert lc.data.IndexedDataset(f"{out}_text_document")[0].tolist() == [1, *REFERENCE.encode("猫")]
-
-
-def test_a_tokenizer_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "<eod>": 1}, unk_token="[UNK]"))
-    words.save(str(tmp_path / "tokenizer.json"))
-    path = write_jsonl(tmp_path / "a.jsonl", ["猫"])
-    base = (
-        "--input",
-        path,
-        "--vocab-file",
-        tmp_path / "tokenizer.json",
-        "--output-prefix",
-        tmp_path / "o",
-        "--append-eod",
-    )
-    assert command(*base, "--eod-token", "<eod>") == 0
-    assert lc.data.IndexedDataset(tmp_path / "o_text_document")[0].tolist() == [0, 1]
-    assert command(*base) == 1 and "--eod-token" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        (["--dataset-impl", "lazy"], "legacy"),
-        (["--ftfy"], "repair"),
-        (["--split-sentences"], "sequence"),
-        (["--partitions", "4"], "CPUs"),
-        (["--log-interval", "0"], "at least 1"),
-        (["--eod-token", "<none>", "--append-eod"], "<none>"),
-        (["--dtype", "u8"], "uint8"),
-    ],
-)
-def test_refused_options(tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], what: str) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", ["猫"])
-    assert command("--input", path, "--vocab-file", MODEL, "--output-prefix", tmp_path / "o", *options) == 1
-    assert what in capfd.readouterr().err
-
-
-def test_a_bad_line_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", ["猫"])
-    with path.open("a") as file:
-        file.write("{\n")
-    base = ("--input", path, "--vocab-file", MODEL, "--output-prefix", tmp_path / "o")
-    assert command(*base) == 1 and "a.jsonl: line 2: bad JSON" in capfd.readouterr().err
-    assert command(*base, "--on-error", "skip") == 0
-    said = capfd.readouterr()
-    assert "1 documents with errors" in said.err and json.loads(said.out)["skipped"] == 1
