@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-pub use crate::ops::Activation;
+pub use crate::ops::activation::Activation;
 
 /// Which normalisation stands before attention, before the MLP and at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
