@@ -2,3 +2,4 @@
 
 from . import errors as errors
 from ._core import __version__ as __version__
+from .model import Model as Model

@@ -78,6 +78,29 @@ impl LanguageModel {
         Ok(Self { decoder, weights, token_ids })
     }
 
+    /// A model made of named tensors: name, shape, values.
+    ///
+    /// # Errors
+    /// `Error::UnsupportedInput` naming a tensor that is missing or has no place; `Error::Shape`.
+    pub fn from_tensors(config: ModelConfig, tensors: &[(String, Vec<usize>, Vec<f32>)], dtype: DType) -> Result<Self> {
+        let decoder = Decoder::new(config)?;
+        let mut weights = vec![0.0; decoder.num_params()];
+        for param in decoder.params() {
+            let missing = || Error::UnsupportedInput(format!("tensor `{}` is missing", param.name));
+            let (_, shape, values) = tensors.iter().find(|(name, ..)| *name == param.name).ok_or_else(missing)?;
+            if *shape != param.shape || values.len() != param.len {
+                let what = format!("tensor `{}` must have shape {:?}, got {shape:?}", param.name, param.shape);
+                return Err(Error::UnsupportedInput(what));
+            }
+            weights[param.range()].copy_from_slice(values);
+        }
+        let foreign = |name: &String| decoder.params().iter().all(|p| p.name != *name);
+        if let Some((name, ..)) = tensors.iter().find(|(name, ..)| foreign(name)) {
+            return Err(Error::UnsupportedInput(format!("tensor `{name}` has no place in this model")));
+        }
+        Self::new(decoder, weights, dtype, TokenIds::default())
+    }
+
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -97,28 +120,6 @@ impl LanguageModel {
     /// One tensor's values, in f32.
     pub fn tensor(&self, param: &Param) -> Vec<f32> {
         on_weights!(self, weights => weights[param.range()].iter().map(|value| value.to_f32()).collect())
-    }
-
-    /// Overwrites one tensor.
-    ///
-    /// # Errors
-    /// `Error::UnsupportedInput` when the model has no tensor `name`; `Error::Shape`.
-    pub fn set_tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
-        fn store<T: Element>(out: &mut [T], values: &[f32]) {
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f32(*value));
-        }
-        let unknown = || Error::UnsupportedInput(format!("the model has no tensor `{name}`"));
-        let param = self.decoder.params().iter().find(|p| p.name == name).ok_or_else(unknown)?;
-        if param.shape != shape {
-            return Err(Error::Shape { op: "Model", arg: "tensor", want: param.shape.clone(), got: shape.to_vec() });
-        }
-        let range = param.range();
-        match &mut self.weights {
-            Weights::F32(weights) => store(&mut weights[range], values),
-            Weights::F16(weights) => store(&mut weights[range], values),
-            Weights::BF16(weights) => store(&mut weights[range], values),
-        }
-        Ok(())
     }
 
     /// Logits (B, T, V) of ids (B, T).
@@ -214,11 +215,28 @@ impl LanguageModel {
         pairs.iter().map(one).collect()
     }
 
+    /// The gradients of [`Self::gradients`], tensor by tensor.
+    pub fn split<'g>(&self, arena: &'g [f32]) -> Vec<(&Param, &'g [f32])> {
+        self.decoder.params().iter().map(|param| (param, &arena[param.range()])).collect()
+    }
+
     /// Writes a folder that `transformers` opens.
     ///
     /// # Errors
     /// As [`hf::export`].
     pub fn save(&self, dir: &Path, options: &ExportOptions) -> Result<()> {
         on_weights!(self, weights => hf::export(&self.decoder, weights, dir, options))
+    }
+}
+
+impl std::fmt::Display for LanguageModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ModelConfig { num_layers, hidden_size, num_attention_heads, num_kv_heads, vocab_size, .. } =
+            self.decoder.config();
+        write!(f, "{num_layers} layers x {hidden_size}, {num_attention_heads} heads")?;
+        if num_kv_heads != num_attention_heads {
+            write!(f, " ({num_kv_heads} for keys and values)")?;
+        }
+        write!(f, ", vocabulary {vocab_size}, {} parameters, {}", self.decoder.num_params(), self.dtype().name())
     }
 }

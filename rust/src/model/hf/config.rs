@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::keys::Keys;
 use super::{ExportOptions, TokenIds};
 use crate::error::{Error, Result};
+use crate::model::config::activation_name;
 use crate::model::{Activation, Bias, ModelConfig, Norm, Position};
 
 /// The class of `transformers` that holds a model.
@@ -325,7 +326,7 @@ fn common(config: &ModelConfig, options: &ExportOptions) -> Map<String, Value> {
 
 fn neox_keys(config: &ModelConfig, options: &ExportOptions) -> Map<String, Value> {
     let (factor, base) = rotary_factor(config);
-    let hidden_act = options.hidden_act.as_deref().unwrap_or(activation_name(config.activation));
+    let hidden_act = options.hidden_act.as_deref().unwrap_or(activation_name::of(config.activation));
     object(json!({
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
@@ -345,7 +346,7 @@ fn llama_keys(config: &ModelConfig) -> Map<String, Value> {
     object(json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_act": activation_name(config.activation),
+        "hidden_act": activation_name::of(config.activation),
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "rms_norm_eps": config.norm_eps,
@@ -354,15 +355,6 @@ fn llama_keys(config: &ModelConfig) -> Map<String, Value> {
         "rope_theta": base,
         "rope_parameters": {"rope_type": "default", "rope_theta": base},
     }))
-}
-
-fn activation_name(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Gelu => "gelu",
-        Activation::GeluTanh => "gelu_new",
-        Activation::Silu => "silu",
-        Activation::Relu => "relu",
-    }
 }
 
 /// The share of a head that rotates, such that int(head_dim · share) is exact; and theta.
