@@ -1,15 +1,19 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod data;
 mod error;
-mod tokenizer;
 mod model;
+mod preprocess;
 mod signals;
+mod tokenizer;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    data::register(m)?;
+    preprocess::register(m)?;
     tokenizer::register(m)?;
     model::register(m)?;
     Ok(())

@@ -10,6 +10,7 @@ mod checks;
 mod compat;
 mod decode;
 mod double_array;
+mod export;
 mod model_file;
 mod normalizer;
 mod symbols;
@@ -24,5 +25,6 @@ mod worker;
 
 pub use batch::{Batch, default_threads};
 pub use compat::Compat;
+pub use export::Export;
 pub use tokenizer::Tokenizer;
 pub use worker::Worker;

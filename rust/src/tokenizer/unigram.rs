@@ -140,7 +140,8 @@ impl<R: Rule> Search<R> {
     fn step(&mut self, automaton: &Automaton<R::Score>, state: State, character: char) -> State {
         let (state, matches) = automaton.step(state, character);
         let end = self.last.len() + 1;
-        let (sum, last) = if self.resets.is_empty() { self.best(matches, end) } else { self.best_after_reset(matches, end) };
+        let (sum, last) =
+            if self.resets.is_empty() { self.best(matches, end) } else { self.best_after_reset(matches, end) };
         let mask = self.sums.len() - 1;
         self.sums[end & mask] = sum;
         self.last.push(last);

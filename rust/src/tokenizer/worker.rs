@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::automaton::Automaton;
 use super::normalizer::Normalized;
 use super::tokenizer::{Engine, Inner};
 use super::unigram::{Classic, Current, Rule, Search, Step};
-use super::automaton::Automaton;
 use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
@@ -57,6 +57,20 @@ impl Worker {
         search.run(model, &normalized.text);
         search.pieces(&model.vocab)
     }
+
+    /// The score of the best path of normalised text, `None` where it has unknown characters.
+    pub(super) fn path_score(&mut self, text: &str) -> Option<f64> {
+        let Self { model, search, .. } = self;
+        search.run(model, text);
+        let mut sum = Some(0.0);
+        search.each(|step| {
+            sum = match step {
+                Step::Known { id, .. } => sum.map(|sum| sum + f64::from(model.vocab.scores[id as usize])),
+                Step::Unknown(_) => None,
+            };
+        });
+        sum
+    }
 }
 
 impl Searches {
@@ -76,6 +90,13 @@ impl Searches {
             (Self::Current(search), Engine::Current(automaton)) => run_plain(search, automaton, text, prefix),
             (Self::Classic(search), Engine::Classic(automaton)) => run_plain(search, automaton, text, prefix),
             _ => {}
+        }
+    }
+
+    fn each(&self, each: impl FnMut(Step)) {
+        match self {
+            Self::Current(search) => search.backwards(each),
+            Self::Classic(search) => search.backwards(each),
         }
     }
 
