@@ -156,6 +156,13 @@ class Tokenizer:
     def encode_as_pieces(self, text: str | bytes) -> list[str]:
         """The pieces of a text, as strings; `▁` is a space."""
 
+    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int | None, str, int, int]]:
+        """The tokens of a text as `(id, piece, begin, end)`.
+
+        Places count characters of a `str`, bytes of `bytes`. The bytes of an unknown character
+        share its place: the last has it, the others are empty and stand at its beginning.
+        """
+
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.
 
