@@ -7,16 +7,7 @@ pub enum Norm {
     RmsNorm,
 }
 
-/// The non-linearity of the MLP; with `gated`, of its gate (swiglu = `Silu`, geglu = `Gelu`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x·Φ(x), with erf.
-    Gelu,
-    /// The tanh form, HF's `gelu_new`; NeoX selects it by `bias_gelu_fusion: true`.
-    GeluTanh,
-    Silu,
-    Relu,
-}
+pub use crate::ops::activation::Activation;
 
 /// How a token knows its place.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,0 +1,93 @@
+//! GELU (erf and tanh), SiLU, ReLU, element by element.
+
+use rayon::prelude::*;
+
+use super::parallel::install;
+use crate::dtype::Element;
+use crate::ops::activation::Activation;
+
+const BLOCK: usize = 1 << 13;
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const INV_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const INV_SQRT_2PI: f32 = 0.398_942_3;
+
+pub mod reference {
+    use crate::ops::activation::Activation;
+
+    pub fn forward(x: f64, kind: Activation) -> f64 {
+        match kind {
+            Activation::Gelu => 0.5 * x * libm_erfc(-x / std::f64::consts::SQRT_2),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Relu => x.max(0.0),
+        }
+    }
+
+    fn libm_erfc(x: f64) -> f64 {
+        unsafe extern "C" {
+            safe fn erfc(x: f64) -> f64;
+        }
+        erfc(x)
+    }
+}
+
+fn erf(x: f32) -> f32 {
+    unsafe extern "C" {
+        safe fn erff(x: f32) -> f32;
+    }
+    erff(x)
+}
+
+/// act(x).
+#[inline(always)]
+pub fn value(x: f32, kind: Activation) -> f32 {
+    match kind {
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x * INV_SQRT_2)),
+        Activation::GeluTanh => 0.5 * x * (1.0 + inner(x).tanh()),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+#[inline(always)]
+fn inner(x: f32) -> f32 {
+    SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)
+}
+
+/// d act(x) / dx.
+#[inline(always)]
+pub fn slope(x: f32, kind: Activation) -> f32 {
+    match kind {
+        Activation::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_2PI * (-0.5 * x * x).exp(),
+        Activation::GeluTanh => {
+            let t = inner(x).tanh();
+            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x)
+        }
+        Activation::Silu => {
+            let s = 1.0 / (1.0 + (-x).exp());
+            s * (1.0 + x * (1.0 - s))
+        }
+        Activation::Relu => f32::from(x > 0.0),
+    }
+}
+
+pub fn forward<T: Element>(y: &mut [T], x: &[T], kind: Activation) {
+    install(|| {
+        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f32(value(x.to_f32(), kind)));
+        });
+    });
+}
+
+pub fn backward<T: Element>(dx: &mut [T], dy: &[T], x: &[T], kind: Activation) {
+    install(|| {
+        dx.par_chunks_mut(BLOCK).zip(dy.par_chunks(BLOCK)).zip(x.par_chunks(BLOCK)).for_each(|((dx, dy), x)| {
+            for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
+                *dx = T::from_f32(dy.to_f32() * slope(x.to_f32(), kind));
+            }
+        });
+    });
+}
