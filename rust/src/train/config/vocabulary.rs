@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::run::TokenizerType;
 use super::values::Values;
 use crate::error::{Error, Result};
+use crate::tokenizer::{Compat, Tokenizer};
 
 /// The piece that ends a document unless `eod_token` names another.
 const END_OF_DOCUMENT: &str = "<|endoftext|>";
@@ -88,6 +89,11 @@ fn read(values: &Values, kind: TokenizerType, file: &Path) -> Result<Vocabulary>
         )));
     }
     Ok(Vocabulary { tokens, eod })
+}
+
+fn sentencepiece(file: &Path, eod: &str) -> Result<(usize, Option<u32>)> {
+    let tokenizer = Tokenizer::from_file(file, Compat::default())?;
+    Ok((tokenizer.vocab_size(), tokenizer.piece_to_id(eod)))
 }
 
 /// Pieces of `tokenizer.json` (model and added tokens) or of GPT-2's `vocab.json`.
