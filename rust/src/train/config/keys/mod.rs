@@ -11,6 +11,8 @@ mod optimizer;
 mod other;
 mod training;
 
+use std::fmt;
+
 /// What happens to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -114,6 +116,56 @@ const fn r(name: &'static str, kind: Kind, default: Default, note: &'static str)
 /// Derived.
 const fn d(name: &'static str, kind: Kind, note: &'static str) -> Key {
     key(name, kind, Default::Null, Class::Derived, note)
+}
+
+impl Class {
+    /// The word of the reference page.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Essential => "supported",
+            Self::Ours => "ours",
+            Self::Engine => "engine",
+            Self::NoEffect => "no effect",
+            Self::Rejected => "refused",
+            Self::Derived => "derived",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool => f.write_str("bool"),
+            Self::Int(least) => write!(f, "int >= {least}"),
+            Self::Float(Range::Finite) => f.write_str("float"),
+            Self::Float(Range::NotNegative) => f.write_str("float >= 0"),
+            Self::Float(Range::Positive) => f.write_str("float > 0"),
+            Self::Float(Range::Share) => f.write_str("float 0..1"),
+            Self::Number => f.write_str("int or float > 0"),
+            Self::Text => f.write_str("text"),
+            Self::Choice(supported, _) => f.write_str(&supported.join(", ")),
+            Self::Ints => f.write_str("list of int"),
+            Self::Floats => f.write_str("list of float"),
+            Self::Texts => f.write_str("list of text"),
+            Self::List => f.write_str("list"),
+            Self::Dict | Self::Section => f.write_str("mapping"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+impl Default {
+    /// As JSON.
+    pub fn json(self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(value) => value.into(),
+            Self::Int(value) => value.into(),
+            Self::Float(value) => value.into(),
+            Self::Text(value) => value.into(),
+            Self::Floats(values) => values.into(),
+        }
+    }
 }
 
 /// The table by section, in the order of the reference page.
