@@ -1,6 +1,9 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod config;
 mod error;
+mod model;
+mod signals;
 mod tokenizer;
 
 use pyo3::prelude::*;
@@ -8,6 +11,8 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    config::register(m)?;
+    model::register(m)?;
     tokenizer::register(m)?;
     Ok(())
 }

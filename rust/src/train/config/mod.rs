@@ -3,9 +3,11 @@
 //! `merge` unites files and overrides, `values` checks each key against the table in `keys`,
 //! `resolve` derives and checks combinations, `dump` shows the result.
 
+mod count;
 mod dump;
 pub mod keys;
 mod merge;
+pub mod plan;
 mod resolve;
 mod run;
 mod scalar;
@@ -17,8 +19,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+pub use count::Parameters;
 pub use dump::to_yaml;
 pub use merge::{Source, parse_override};
+pub use plan::{Plan, plan};
 pub use run::*;
 
 use crate::error::Result;

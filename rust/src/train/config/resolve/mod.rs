@@ -7,6 +7,7 @@ mod model;
 mod optimizer;
 mod precision;
 
+use super::count;
 use super::run::RunConfig;
 use super::values::{Value, Values};
 use super::vocabulary;
@@ -56,6 +57,7 @@ pub(crate) fn run_config(values: &mut Values) -> Result<RunConfig> {
         eval_iters: length.eval_iters,
         warnings: Vec::new(),
     };
+    count::check(&run)?;
     check_derived(values)?;
     Ok(RunConfig { warnings: values.warnings.clone(), ..run })
 }
