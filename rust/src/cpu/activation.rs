@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
+use super::math::{erf, exp, sigmoid, tanh};
 use super::parallel::install;
 use crate::dtype::Element;
 use crate::ops::activation::Activation;
@@ -17,7 +19,7 @@ pub mod reference {
 
     pub fn forward(x: f64, kind: Activation) -> f64 {
         match kind {
-            Activation::Gelu => 0.5 * x * libm_erfc(-x / std::f64::consts::SQRT_2),
+            Activation::Gelu => 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2),
             Activation::GeluTanh => {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
             }
@@ -25,20 +27,6 @@ pub mod reference {
             Activation::Relu => x.max(0.0),
         }
     }
-
-    fn libm_erfc(x: f64) -> f64 {
-        unsafe extern "C" {
-            safe fn erfc(x: f64) -> f64;
-        }
-        erfc(x)
-    }
-}
-
-fn erf(x: f32) -> f32 {
-    unsafe extern "C" {
-        safe fn erff(x: f32) -> f32;
-    }
-    erff(x)
 }
 
 /// act(x).
@@ -46,8 +34,8 @@ fn erf(x: f32) -> f32 {
 pub fn value(x: f32, kind: Activation) -> f32 {
     match kind {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * INV_SQRT_2)),
-        Activation::GeluTanh => 0.5 * x * (1.0 + inner(x).tanh()),
-        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => 0.5 * x * (1.0 + tanh(inner(x))),
+        Activation::Silu => x * sigmoid(x),
         Activation::Relu => x.max(0.0),
     }
 }
@@ -61,13 +49,13 @@ fn inner(x: f32) -> f32 {
 #[inline(always)]
 pub fn slope(x: f32, kind: Activation) -> f32 {
     match kind {
-        Activation::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_2PI * (-0.5 * x * x).exp(),
+        Activation::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_2PI * exp(-0.5 * x * x),
         Activation::GeluTanh => {
-            let t = inner(x).tanh();
+            let t = tanh(inner(x));
             0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x)
         }
         Activation::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
+            let s = sigmoid(x);
             s * (1.0 + x * (1.0 - s))
         }
         Activation::Relu => f32::from(x > 0.0),
@@ -75,19 +63,48 @@ pub fn slope(x: f32, kind: Activation) -> f32 {
 }
 
 pub fn forward<T: Element>(y: &mut [T], x: &[T], kind: Activation) {
-    install(|| {
-        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f32(value(x.to_f32(), kind)));
-        });
-    });
+    install(|| y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| forward_block(y, x, kind)));
 }
 
 pub fn backward<T: Element>(dx: &mut [T], dy: &[T], x: &[T], kind: Activation) {
     install(|| {
-        dx.par_chunks_mut(BLOCK).zip(dy.par_chunks(BLOCK)).zip(x.par_chunks(BLOCK)).for_each(|((dx, dy), x)| {
+        let blocks = dx.par_chunks_mut(BLOCK).zip(dy.par_chunks(BLOCK)).zip(x.par_chunks(BLOCK));
+        blocks.for_each(|((dx, dy), x)| backward_block(dx, dy, x, kind));
+    });
+}
+
+/// Runs `$body` with `$name` a constant, so that the choice stays outside the vector loop.
+macro_rules! by_kind {
+    ($kind:expr, $name:ident => $body:expr) => {
+        match $kind {
+            Activation::Gelu => by_kind!(@ Gelu, $name, $body),
+            Activation::GeluTanh => by_kind!(@ GeluTanh, $name, $body),
+            Activation::Silu => by_kind!(@ Silu, $name, $body),
+            Activation::Relu => by_kind!(@ Relu, $name, $body),
+        }
+    };
+    (@ $variant:ident, $name:ident, $body:expr) => {{
+        const $name: Activation = Activation::$variant;
+        $body
+    }};
+}
+
+pub(super) use by_kind;
+
+simd! {
+    fn forward_block<T>(y: &mut [T], x: &[T], kind: Activation) {
+        by_kind!(kind, KIND => {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f32(value(x.to_f32(), KIND)));
+        });
+    }
+}
+
+simd! {
+    fn backward_block<T>(dx: &mut [T], dy: &[T], x: &[T], kind: Activation) {
+        by_kind!(kind, KIND => {
             for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
-                *dx = T::from_f32(dy.to_f32() * slope(x.to_f32(), kind));
+                *dx = T::from_f32(dy.to_f32() * slope(x.to_f32(), KIND));
             }
         });
-    });
+    }
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::parallel::install;
 
 const BLOCK: usize = 1 << 15;
@@ -52,6 +53,7 @@ struct Scalars {
     grad_scale: f32,
 }
 
+simd! {
 fn block(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: &Scalars) {
     for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
         let g = g * s.grad_scale;
@@ -59,4 +61,5 @@ fn block(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: &Scalars) {
         *v = s.beta2 * *v + s.rest2 * (g * g);
         *p = *p * s.decay - s.step_size * (*m / (v.sqrt() / s.root2 + s.eps));
     }
+}
 }

@@ -3,9 +3,12 @@
 
 use rayon::prelude::*;
 
+use super::cast::{narrow, widen};
+use super::isa::simd;
+use super::math::exp;
 use super::matmul::{Mat, gemm, with_scratch};
 use super::parallel::install;
-use super::rms_norm::lane_sum;
+use super::rms_norm::{lane_max, lane_sum};
 use crate::dtype::Element;
 use crate::ops::attention::{Heads, Qkv};
 
@@ -34,7 +37,7 @@ fn gather<T: Element>(out: &mut [f32], qkv: &[T], s: &Qkv, heads: Heads, b: usiz
     let d = heads.dim;
     for (t, out) in out.chunks_exact_mut(d).enumerate() {
         let from = (b * s.time + t) * s.row + heads.offset + a * heads.stride;
-        out.iter_mut().zip(&qkv[from..][..d]).for_each(|(out, x)| *out = x.to_f32());
+        widen(out, &qkv[from..][..d]);
     }
 }
 
@@ -47,7 +50,7 @@ fn scatter<T: Element>(to: &mut [T], from: &[f32], row: usize, time: usize, head
             for a in 0..heads.count {
                 let from = &from[((b * heads.count + a) * time + t) * d..][..d];
                 let to = &mut to[heads.offset + a * heads.stride..][..d];
-                to.iter_mut().zip(from).for_each(|(to, x)| *to = T::from_f32(*x));
+                narrow(to, from);
             }
         });
     });
@@ -100,16 +103,18 @@ fn head_forward(
     }
 }
 
+simd! {
 /// p[..seen] = softmax(p·scale), the rest 0; returns ln Σ exp.
 fn softmax(p: &mut [f32], seen: usize, scale: f32) -> f32 {
     let (p, hidden) = p.split_at_mut(seen);
     hidden.fill(0.0);
-    let top = p.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v)) * scale;
-    p.iter_mut().for_each(|v| *v = (*v * scale - top).exp());
+    let top = lane_max(p) * scale;
+    p.iter_mut().for_each(|v| *v = exp(*v * scale - top));
     let total = lane_sum(seen, |i| p[i]);
     let inverse = 1.0 / total;
     p.iter_mut().for_each(|v| *v *= inverse);
     top + total.ln()
+}
 }
 
 /// dqkv: the places of q, k and v are overwritten.
@@ -190,14 +195,16 @@ fn head_backward(
     }
 }
 
+simd! {
 /// p: scores in, probabilities out.  dp: their gradient in, the scores' gradient out.
 fn softmax_backward(p: &mut [f32], dp: &mut [f32], seen: usize, lse: f32, dot: f32, scale: f32) {
     for (p, dp) in p[..seen].iter_mut().zip(&mut dp[..seen]) {
-        *p = (*p * scale - lse).exp();
+        *p = exp(*p * scale - lse);
         *dp = *p * (*dp - dot) * scale;
     }
     p[seen..].fill(0.0);
     dp[seen..].fill(0.0);
+}
 }
 
 /// One query token (A, d) against `length` cached keys and values (length, Kv, d); out (A, d).

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::parallel::install;
 
 const BLOCK: usize = 1 << 15;
@@ -12,6 +13,7 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
     partial.iter().sum()
 }
 
+simd! {
 fn block(g: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let chunks = g.chunks_exact(8);
@@ -21,6 +23,7 @@ fn block(g: &[f32]) -> f64 {
     }
     lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane += f64::from(*v) * f64::from(*v));
     lanes.iter().sum()
+}
 }
 
 /// The place of the first NaN or infinity.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::linear::add_row;
 use super::matmul::with_scratch;
 use super::parallel::install;
@@ -35,7 +36,8 @@ pub fn forward<T: Element>(
     });
 }
 
-fn row<T: Element>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
+simd! {
+fn row<T>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
     let d = x.len();
     let mean = lane_sum(d, |i| x[i].to_f32()) / d as f32;
     let var = lane_sum(d, |i| (x[i].to_f32() - mean) * (x[i].to_f32() - mean)) / d as f32;
@@ -45,6 +47,7 @@ fn row<T: Element>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) 
         y[i] = T::from_f32((x[i].to_f32() - mean) * r * w[i].to_f32() + b);
     }
     (mean, r)
+}
 }
 
 pub fn forward_add<T: Element>(
@@ -106,7 +109,8 @@ pub fn backward<T: Element>(
     });
 }
 
-fn backward_row<T: Element>(
+simd! {
+fn backward_row<T>(
     dx: &mut [T],
     dw: &mut [f32],
     dbias: &mut [f32],
@@ -129,4 +133,5 @@ fn backward_row<T: Element>(
         let extra = dresidual.map_or(0.0, |g| g[i].to_f32());
         dx[i] = T::from_f32(r * (grad(i) - mean_g - normed(i) * mean_gx) + extra);
     }
+}
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::matmul::{Mat, parallel_gemm, with_f32, with_f32_out, with_scratch};
 use super::parallel::install;
 use crate::dtype::Element;
@@ -23,8 +24,10 @@ pub fn forward<T: Element>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, n:
     });
 }
 
-fn add_bias<T: Element>(y: &mut [f32], bias: &[T]) {
+simd! {
+fn add_bias<T>(y: &mut [f32], bias: &[T]) {
     y.iter_mut().zip(bias).for_each(|(y, b)| *y += b.to_f32());
+}
 }
 
 /// dx (N, I) = dy (N, O) · w.
@@ -68,6 +71,8 @@ fn column_sums(sums: &mut [f32], dy: &[f32], n: usize, o: usize) {
     });
 }
 
+simd! {
 pub(super) fn add_row(sum: &mut [f32], row: &[f32]) {
     sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+}
 }

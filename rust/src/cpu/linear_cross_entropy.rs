@@ -6,9 +6,11 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
+use super::math::exp;
 use super::matmul::{Mat, parallel_gemm, with_f32, with_f32_out, with_scratch};
 use super::parallel::install;
-use super::rms_norm::lane_sum;
+use super::rms_norm::{lane_max, lane_sum};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
@@ -22,7 +24,8 @@ pub fn chunk(v: usize) -> usize {
     (CHUNK_BYTES / 4 / v.max(1)).next_multiple_of(64).clamp(64, 1024)
 }
 
-/// The loss of one row of logits; with `scale`, the row becomes its gradient times `scale`.
+simd! {
+    /// The loss of one row of logits; with `scale`, the row becomes its gradient times `scale`.
 pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f32 {
     if target == o.ignore_index {
         if scale.is_some() {
@@ -32,11 +35,11 @@ pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f
     }
     let v = l.len();
     let y = target as usize;
-    let top = l.iter().fold(f32::NEG_INFINITY, |top, v| if *v > top || v.is_nan() { *v } else { top });
+    let top = lane_max(l);
     let smooth = o.label_smoothing;
     let mean = if smooth > 0.0 { lane_sum(v, |i| l[i]) / v as f32 } else { 0.0 };
     let at_target = l[y];
-    l.iter_mut().for_each(|l| *l = (*l - top).exp());
+    l.iter_mut().for_each(|l| *l = exp(*l - top));
     let total = lane_sum(v, |i| l[i]);
     let lse = top + total.ln();
     if let Some(scale) = scale {
@@ -46,6 +49,7 @@ pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f
         l[y] -= scale * (1.0 - smooth);
     }
     lse - (1.0 - smooth) * at_target - smooth * mean + o.z_loss * lse * lse
+}
 }
 
 fn rows(logits: &mut [f32], losses: &mut [f32], targets: &[i32], o: &LossOptions, scale: Option<f32>, v: usize) {

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::linear::add_row;
 use super::matmul::with_scratch;
 use super::parallel::install;
@@ -34,6 +35,20 @@ pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// The largest value; NaN if there is one.
+#[inline(always)]
+pub(super) fn lane_max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    let chunks = x.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = larger(*lane, *v));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane = larger(*lane, *v));
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+}
+
 pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps: f64, d: usize) {
     install(|| {
         y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_iter_mut()).with_min_len(16).for_each(
@@ -44,13 +59,15 @@ pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps:
     });
 }
 
-fn row<T: Element>(y: &mut [T], x: &[T], w: &[T], eps: f64) -> f32 {
+simd! {
+fn row<T>(y: &mut [T], x: &[T], w: &[T], eps: f64) -> f32 {
     let mean = lane_sum(x.len(), |i| x[i].to_f32() * x[i].to_f32()) / x.len() as f32;
     let r = 1.0 / (mean + eps as f32).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
         *y = T::from_f32(x.to_f32() * r * w.to_f32());
     }
     r
+}
 }
 
 pub fn forward_add<T: Element>(
@@ -103,7 +120,8 @@ pub fn backward<T: Element>(
     });
 }
 
-fn backward_row<T: Element>(dx: &mut [T], dw: &mut [f32], dy: &[T], x: &[T], r: f32, w: &[T], dresidual: Option<&[T]>) {
+simd! {
+fn backward_row<T>(dx: &mut [T], dw: &mut [f32], dy: &[T], x: &[T], r: f32, w: &[T], dresidual: Option<&[T]>) {
     let d = x.len();
     let dot = lane_sum(d, |i| dy[i].to_f32() * w[i].to_f32() * x[i].to_f32());
     let c = dot * r * r / d as f32;
@@ -113,4 +131,5 @@ fn backward_row<T: Element>(dx: &mut [T], dw: &mut [f32], dy: &[T], x: &[T], r: 
         let extra = dresidual.map_or(0.0, |g| g[i].to_f32());
         dx[i] = T::from_f32(r * (w[i].to_f32() * dyi - xi * c) + extra);
     }
+}
 }

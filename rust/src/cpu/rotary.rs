@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::isa::simd;
 use super::parallel::install;
 use crate::dtype::Element;
 use crate::ops::attention::Heads;
@@ -24,13 +25,20 @@ pub fn rotate<T: Element>(
             for a in 0..heads.count {
                 let head = &mut tokens[heads.offset + a * heads.stride..][..2 * half];
                 let (first, second) = head.split_at_mut(half);
-                for i in 0..half {
-                    let (u, v) = (first[i].to_f32(), second[i].to_f32());
-                    let (c, s) = (T::from_f32(cos[i]).to_f32(), T::from_f32(sin[i]).to_f32() * sign);
-                    first[i] = T::from_f32(u * c - v * s);
-                    second[i] = T::from_f32(v * c + u * s);
-                }
+                turn(first, second, cos, sin, sign);
             }
         });
     });
+}
+
+simd! {
+    fn turn<T>(first: &mut [T], second: &mut [T], cos: &[f32], sin: &[f32], sign: f32) {
+        for (((first, second), cos), sin) in first.iter_mut().zip(second.iter_mut()).zip(cos).zip(sin) {
+            let (u, v) = (first.to_f32(), second.to_f32());
+            // HF rounds cos and sin to the dtype before use.
+            let (c, s) = (T::from_f32(*cos).to_f32(), T::from_f32(*sin).to_f32() * sign);
+            *first = T::from_f32(u * c - v * s);
+            *second = T::from_f32(v * c + u * s);
+        }
+    }
 }
