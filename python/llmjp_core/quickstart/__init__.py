@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
+from .steps import DATA as DATA
 from .steps import Result as Result
 from .steps import run as run
 
-__all__ = ["Result", "run"]
+__all__ = ["DATA", "Result", "run"]
