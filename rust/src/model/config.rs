@@ -13,7 +13,6 @@ pub enum Norm {
     RmsNorm,
 }
 
-
 /// How a token knows its place.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

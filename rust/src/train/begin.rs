@@ -37,11 +37,8 @@ impl Trainer {
             Precision::Fp16 => Some(LossScaler::new(run.scaler)?),
             Precision::Fp32 | Precision::Bf16 => None,
         };
-        let shape = PassShape {
-            batch: run.micro_batch_size,
-            time: run.seq_length,
-            recompute_layers: run.recompute_layers,
-        };
+        let shape =
+            PassShape { batch: run.micro_batch_size, time: run.seq_length, recompute_layers: run.recompute_layers };
         let mut trainer = Self {
             weights: vec![0.0; decoder.num_params()],
             grads: vec![0.0; decoder.num_params()],
@@ -68,9 +65,7 @@ impl Trainer {
 
     fn begin(&mut self, start: &Start, interrupt: Interrupt) -> Result<()> {
         match start {
-            Start::Fresh => {
-                self.decoder.initialize(&mut self.weights, &self.run.init, u64::from(self.run.seed))
-            }
+            Start::Fresh => self.decoder.initialize(&mut self.weights, &self.run.init, u64::from(self.run.seed)),
             Start::Continue { dir, iteration } => self.go_on(dir, *iteration, interrupt),
             Start::Finetune { dir, iteration } => {
                 checkpoint::verify_newest(dir, *iteration, interrupt)?;

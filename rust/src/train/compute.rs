@@ -96,9 +96,7 @@ impl Compute {
         interrupt: Interrupt,
     ) -> Result<LossSum> {
         match self {
-            Self::F32(ws) => {
-                decoder.forward_backward(masters, grads, ws, ids, targets, grad_scale, options, interrupt)
-            }
+            Self::F32(ws) => decoder.forward_backward(masters, grads, ws, ids, targets, grad_scale, options, interrupt),
             Self::F16(Rounded { weights, workspace }) => {
                 decoder.forward_backward(weights, grads, workspace, ids, targets, grad_scale, options, interrupt)
             }

@@ -11,6 +11,8 @@ mod report;
 pub mod saving;
 pub mod scaler;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use report::{Evaluation, Part, StepReport};

@@ -278,16 +278,15 @@ impl Trainer {
             Part::Valid => self.data.valid.clone(),
             Part::Test => self.data.test.clone(),
         };
-        let data = data.filter(|_| self.run.eval_iters > 0).ok_or_else(|| {
-            Error::UnsupportedInput("this run has no such held-out data, or eval_iters is 0".into())
-        })?;
+        let data = data
+            .filter(|_| self.run.eval_iters > 0)
+            .ok_or_else(|| Error::UnsupportedInput("this run has no such held-out data, or eval_iters is 0".into()))?;
         let (mut sum, mut targets) = (0.0, 0);
         for i in 0..self.run.eval_iters {
             let at = (first * self.run.eval_iters + i) * self.run.train_batch_size;
             self.batch.fill(data.as_ref(), at)?;
             for tokens in self.batch.micro_batches() {
-                let loss =
-                    self.compute.loss(&self.decoder, &self.weights, tokens, &loss_options(0.0), interrupt)?;
+                let loss = self.compute.loss(&self.decoder, &self.weights, tokens, &loss_options(0.0), interrupt)?;
                 sum += loss.sum;
                 targets += loss.count;
             }
@@ -299,9 +298,5 @@ impl Trainer {
 
 /// The extents of a step.
 pub(super) fn batch_shape(run: &RunConfig) -> BatchShape {
-    BatchShape {
-        accumulation: run.gradient_accumulation_steps,
-        micro: run.micro_batch_size,
-        time: run.seq_length,
-    }
+    BatchShape { accumulation: run.gradient_accumulation_steps, micro: run.micro_batch_size, time: run.seq_length }
 }

@@ -145,7 +145,10 @@ impl Manifest {
             return Err(damaged("not a manifest of this library".into()));
         }
         if version > Some(u64::from(VERSION)) {
-            return Err(damaged(format!("format version {}, newer than {VERSION}; update llmjp-core", version.unwrap_or(0))));
+            return Err(damaged(format!(
+                "format version {}, newer than {VERSION}; update llmjp-core",
+                version.unwrap_or(0)
+            )));
         }
         serde_json::from_value(value).map_err(|e| damaged(e.to_string()))
     }

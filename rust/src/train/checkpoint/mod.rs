@@ -63,7 +63,8 @@ pub fn write(
         other => other?,
     }
     if let Some(moments) = arenas.moments {
-        let named = |(prefix, arena)| decoder.params().iter().map(move |p| tensor(p, format!("{prefix}.{}", p.name), arena));
+        let named =
+            |(prefix, arena)| decoder.params().iter().map(move |p| tensor(p, format!("{prefix}.{}", p.name), arena));
         let all: Vec<_> = MOMENTS.iter().zip(moments).flat_map(named).collect();
         tensors::write(&folder.join(OPTIMIZER), &all, interrupt)?;
     }

@@ -25,9 +25,15 @@ pub enum Resume {
 pub(in crate::train) enum Start {
     Fresh,
     /// Checkpoint `iteration` of `dir`.
-    Continue { dir: PathBuf, iteration: usize },
+    Continue {
+        dir: PathBuf,
+        iteration: usize,
+    },
     /// The weights of checkpoint `iteration` of `dir`, at step 0.
-    Finetune { dir: PathBuf, iteration: usize },
+    Finetune {
+        dir: PathBuf,
+        iteration: usize,
+    },
     /// The weights of a folder of `transformers`, at step 0.
     Weights(PathBuf),
 }
@@ -100,7 +106,11 @@ fn numbered(config: &CheckpointConfig, iteration: usize) -> Result<Option<Start>
     if let Some(dir) = dirs.iter().find(|dir| store::folder(dir, iteration).exists()) {
         let dir = dir.to_path_buf();
         let finetune = config.finetune;
-        return Ok(Some(if finetune { Start::Finetune { dir, iteration } } else { Start::Continue { dir, iteration } }));
+        return Ok(Some(if finetune {
+            Start::Finetune { dir, iteration }
+        } else {
+            Start::Continue { dir, iteration }
+        }));
     }
     let Some(dir) = dirs.first() else {
         return Err(Error::Config(format!("`iteration: {iteration}` needs a `load` or `save` folder")));
@@ -118,7 +128,11 @@ fn elsewhere(load: &Path, finetune: bool) -> Result<Option<Start>> {
     }
     let dir = load.to_owned();
     if let Some(iteration) = store::latest(load)? {
-        return Ok(Some(if finetune { Start::Finetune { dir, iteration } } else { Start::Continue { dir, iteration } }));
+        return Ok(Some(if finetune {
+            Start::Finetune { dir, iteration }
+        } else {
+            Start::Continue { dir, iteration }
+        }));
     }
     if load.join("config.json").is_file() && is_model(load) {
         return Ok(Some(Start::Weights(dir)));

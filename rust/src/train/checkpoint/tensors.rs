@@ -126,10 +126,8 @@ mod tests {
     fn written(dir: &Path) -> PathBuf {
         let path = dir.join("x.safetensors");
         let (a, b) = ([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [7.5f32]);
-        let tensors = [
-            Tensor { name: "a".into(), shape: &[2, 3], data: &a },
-            Tensor { name: "b".into(), shape: &[1], data: &b },
-        ];
+        let tensors =
+            [Tensor { name: "a".into(), shape: &[2, 3], data: &a }, Tensor { name: "b".into(), shape: &[1], data: &b }];
         write(&path, &tensors, Interrupt::NEVER).unwrap();
         path
     }

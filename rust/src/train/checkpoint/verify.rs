@@ -48,7 +48,10 @@ pub(in crate::train) fn verify_newest(dir: &Path, iteration: usize, interrupt: I
     let advice = match older {
         Some(n) => {
             let whole = store::folder(dir, n);
-            format!("{} is the newest older checkpoint that is whole; to go on from it, set `iteration: {n}`", whole.display())
+            format!(
+                "{} is the newest older checkpoint that is whole; to go on from it, set `iteration: {n}`",
+                whole.display()
+            )
         }
         None => "no older checkpoint is whole; to start again, choose another `save` folder".into(),
     };
