@@ -1,8 +1,8 @@
 """The whole road on a small scale: text, tokens, training, measurement, and a folder that transformers opens.
 
-    from llmjp_core import quickstart
-    result = quickstart.run("runs/quickstart")
-    result.perplexity, result.bigram_perplexity
+from llmjp_core import quickstart
+result = quickstart.run("runs/quickstart")
+result.perplexity, result.bigram_perplexity
 """
 
 from __future__ import annotations

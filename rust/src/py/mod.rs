@@ -3,6 +3,7 @@
 mod config;
 mod data;
 mod error;
+mod info;
 mod model;
 mod preprocess;
 mod signals;
@@ -15,6 +16,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     config::register(m)?;
     data::register(m)?;
+    info::register(m)?;
     model::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
