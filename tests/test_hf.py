@@ -37,16 +37,11 @@ HF: dict[str, tuple[str, dict[str, Any]]] = {
     "neox-sequential": (
         "neox",
         NEOX_SIZES
-        | {
-            "use_parallel_residual": False,
-            "rope_parameters": ROPE | {"partial_rotary_factor": 1.0},
-            "hidden_act": "gelu_new",
-        },
+        | {"use_parallel_residual": False, "rope_parameters": ROPE | {"partial_rotary_factor": 1.0}, "hidden_act": "gelu_new"},
     ),
     "neox-d80": (
         "neox",
-        NEOX_SIZES
-        | {"hidden_size": 160, "num_attention_heads": 2, "rope_parameters": ROPE | {"partial_rotary_factor": 0.25}},
+        NEOX_SIZES | {"hidden_size": 160, "num_attention_heads": 2, "rope_parameters": ROPE | {"partial_rotary_factor": 0.25}},
     ),
     "neox-d96-no-attention-bias": (
         "neox",
@@ -111,9 +106,7 @@ def test_import_gives_the_same_logits_and_gradients(name: str, tmp_path: Path) -
     loss = cross_entropy(theirs(torch.tensor(ids)).logits, targets)
     assert ours.loss(ids, targets) == pytest.approx(loss.item(), rel=2e-6)
     loss.backward()
-    grads = {
-        key.replace("lm_head", "embed_out") if "neox" in name else key: p.grad for key, p in theirs.named_parameters()
-    }
+    grads = {key.replace("lm_head", "embed_out") if "neox" in name else key: p.grad for key, p in theirs.named_parameters()}
     got, truth = ours.gradients(ids, targets), exact.gradients(ids, targets)
     assert got.keys() == grads.keys() == truth.keys()
     for key, want in truth.items():
@@ -258,9 +251,7 @@ def test_rotary_keys_of_version_4(folders: dict[str, Path]) -> None:
 
 def test_defaults_are_those_of_transformers(folders: dict[str, Path]) -> None:
     ids, _ = sample()
-    optional = (
-        "rope_parameters rotary_pct layer_norm_eps use_parallel_residual attention_bias hidden_act tie_word_embeddings"
-    )
+    optional = "rope_parameters rotary_pct layer_norm_eps use_parallel_residual attention_bias hidden_act tie_word_embeddings"
 
     def strip(config: dict[str, Any]) -> None:
         for key in [*optional.split(), "rms_norm_eps", "rope_theta", "head_dim", "mlp_bias"]:
@@ -279,11 +270,7 @@ def test_defaults_are_those_of_transformers(folders: dict[str, Path]) -> None:
     ("name", "change", "words"),
     [
         ("llama-gqa", {"rope_parameters": ROPE | {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters.rope_type"),
-        (
-            "llama-gqa",
-            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
-            "rope_scaling.type",
-        ),
+        ("llama-gqa", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
         ("llama-gqa", {"rope_theta": 1e4, "rope_parameters": ROPE | {"rope_theta": 2e4}}, "rope_theta"),
         ("llama-gqa", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama-gqa", {"hidden_act": "gelu_10"}, "hidden_act"),

@@ -200,10 +200,7 @@ class Model:
         return results[0] if one else results
 
     def loglikelihood(
-        self,
-        tokenizer: TextTokenizer | None,
-        context: str | Sequence[int],
-        continuations: Sequence[str | Sequence[int]],
+        self, tokenizer: TextTokenizer | None, context: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
     ) -> list[tuple[float, bool]]:
         """For each continuation: log p(continuation | context), and whether greedy generation gives it.
 
