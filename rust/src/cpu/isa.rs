@@ -10,6 +10,15 @@ pub enum Isa {
     Avx2,
 }
 
+impl Isa {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Avx2 => "avx2",
+        }
+    }
+}
+
 /// Chosen once; `LLMJP_ISA=baseline` forces the fallback.
 pub static ISA: LazyLock<Isa> = LazyLock::new(|| {
     if std::env::var("LLMJP_ISA").is_ok_and(|isa| isa.eq_ignore_ascii_case("baseline")) {
