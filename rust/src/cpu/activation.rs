@@ -6,8 +6,6 @@ use super::isa::simd;
 use super::math::{erf, exp, sigmoid, tanh};
 use super::parallel::install;
 use crate::dtype::Element;
-use crate::ops::activation::Activation;
-
 const BLOCK: usize = 1 << 13;
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
@@ -15,7 +13,7 @@ const INV_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const INV_SQRT_2PI: f32 = 0.398_942_3;
 
 pub mod reference {
-    use crate::ops::activation::Activation;
+    use super::Activation;
 
     pub fn forward(x: f64, kind: Activation) -> f64 {
         match kind {
@@ -27,6 +25,38 @@ pub mod reference {
             Activation::Relu => x.max(0.0),
         }
     }
+
+    /// d forward(x) / dx.
+    pub fn slope(x: f64, kind: Activation) -> f64 {
+        match kind {
+            Activation::Gelu => {
+                let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                0.5 * libm::erfc(-x / std::f64::consts::SQRT_2) + x * density
+            }
+            Activation::GeluTanh => {
+                let root = (2.0 / std::f64::consts::PI).sqrt();
+                let t = (root * (x + 0.044715 * x.powi(3))).tanh();
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x)
+            }
+            Activation::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                s * (1.0 + x * (1.0 - s))
+            }
+            Activation::Relu => f64::from(x > 0.0),
+        }
+    }
+}
+
+/// The non-linearity of the MLP; in a gated MLP, of its gate (swiglu = `Silu`, geglu = `Gelu`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x·Φ(x), with erf.
+    Gelu,
+    /// The tanh form, HF's `gelu_new`; NeoX selects it by `bias_gelu_fusion: true`.
+    GeluTanh,
+    /// x / (1 + exp(−x)).
+    Silu,
+    Relu,
 }
 
 /// act(x).
@@ -36,7 +66,14 @@ pub fn value(x: f32, kind: Activation) -> f32 {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * INV_SQRT_2)),
         Activation::GeluTanh => 0.5 * x * (1.0 + tanh(inner(x))),
         Activation::Silu => x * sigmoid(x),
-        Activation::Relu => x.max(0.0),
+        // Not `max`, which turns NaN into 0.
+        Activation::Relu => {
+            if x <= 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
     }
 }
 
@@ -58,7 +95,13 @@ pub fn slope(x: f32, kind: Activation) -> f32 {
             let s = sigmoid(x);
             s * (1.0 + x * (1.0 - s))
         }
-        Activation::Relu => f32::from(x > 0.0),
+        Activation::Relu => {
+            if x <= 0.0 {
+                0.0
+            } else {
+                1.0
+            }
+        }
     }
 }
 
@@ -106,5 +149,47 @@ simd! {
                 *dx = T::from_f32(dy.to_f32() * slope(x.to_f32(), KIND));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, each_dtype, place, sample};
+    use super::*;
+
+    const KINDS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu];
+
+    fn follows_the_reference<T: Element>() {
+        for kind in KINDS {
+            let (x, exact_x) = sample::<T>(1, 129);
+            let (dy, exact_dy) = sample::<T>(2, 129);
+            let (mut y, mut dx) = (place::<T>(129), place::<T>(129));
+            forward(&mut y, &x, kind);
+            backward(&mut dx, &dy, &x, kind);
+            let exact: Vec<f64> = exact_x.iter().map(|x| reference::forward(*x, kind)).collect();
+            assert_close("y", &y, &exact, 4.0);
+            let exact: Vec<f64> =
+                exact_x.iter().zip(&exact_dy).map(|(x, dy)| dy * reference::slope(*x, kind)).collect();
+            assert_close("dx", &dx, &exact, 4.0);
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn slopes_are_the_gradients() {
+        for kind in KINDS {
+            let x: Vec<f64> = (-40..40).map(|i| f64::from(i) * 0.1 + 0.05).collect();
+            let slopes: Vec<f64> = x.iter().map(|x| reference::slope(*x, kind)).collect();
+            check_gradient("slope", |x| x.iter().map(|x| reference::forward(*x, kind)).sum(), &x, &slopes);
+        }
+    }
+
+    #[test]
+    fn nan_stays_nan() {
+        KINDS.iter().for_each(|kind| assert!(value(f32::NAN, *kind).is_nan(), "{kind:?}"));
     }
 }

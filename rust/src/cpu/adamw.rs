@@ -5,6 +5,19 @@ use rayon::prelude::*;
 use super::isa::simd;
 use super::parallel::install;
 
+pub mod reference {
+    use super::Step;
+
+    /// (p, m, v) of one parameter with gradient g.
+    pub fn step(p: f64, m: f64, v: f64, g: f64, s: &Step) -> (f64, f64, f64) {
+        let (g, t) = (g * f64::from(s.grad_scale), s.step as f64);
+        let m = s.beta1 * m + (1.0 - s.beta1) * g;
+        let v = s.beta2 * v + (1.0 - s.beta2) * g * g;
+        let (unbiased_m, unbiased_v) = (m / (1.0 - s.beta1.powf(t)), v / (1.0 - s.beta2.powf(t)));
+        (p - s.lr * (unbiased_m / (unbiased_v.sqrt() + s.eps) + s.weight_decay * p), m, v)
+    }
+}
+
 const BLOCK: usize = 1 << 15;
 
 /// One step's numbers.
@@ -62,4 +75,29 @@ fn block(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: &Scalars) {
         *p = *p * s.decay - s.step_size * (*m / (v.sqrt() / s.root2 + s.eps));
     }
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, sample};
+    use super::*;
+
+    const STEP: Step =
+        Step { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, step: 3 };
+
+    #[test]
+    fn fast_equals_reference() {
+        let n = BLOCK + 5;
+        let (mut p, exact_p) = sample::<f32>(1, n);
+        let (mut m, exact_m) = sample::<f32>(2, n);
+        let (g, exact_g) = sample::<f32>(3, n);
+        let mut v: Vec<f32> = m.iter().map(|m| m.abs()).collect();
+        let exact_v: Vec<f64> = v.iter().map(|v| f64::from(*v)).collect();
+        step(&mut p, &mut m, &mut v, &g, &STEP);
+        let exact: Vec<_> =
+            (0..n).map(|i| reference::step(exact_p[i], exact_m[i], exact_v[i], exact_g[i], &STEP)).collect();
+        assert_close("p", &p, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), 2.0);
+        assert_close("m", &m, &exact.iter().map(|e| e.1).collect::<Vec<_>>(), 2.0);
+        assert_close("v", &v, &exact.iter().map(|e| e.2).collect::<Vec<_>>(), 2.0);
+    }
 }

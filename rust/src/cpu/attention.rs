@@ -10,7 +10,6 @@ use super::matmul::{Mat, gemm, with_scratch};
 use super::parallel::install;
 use super::rms_norm::{lane_max, lane_sum};
 use crate::dtype::Element;
-use crate::ops::attention::{Heads, Qkv};
 
 pub mod reference {
     /// One head: q, k, v are (T, d); returns (T, d).
@@ -26,6 +25,71 @@ pub mod reference {
             }
         }
         out
+    }
+
+    /// (dq, dk, dv) of one head; dout is (T, d).
+    pub fn backward(
+        dout: &[f64],
+        q: &[f64],
+        k: &[f64],
+        v: &[f64],
+        d: usize,
+        scale: f64,
+    ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let dot = |a: &[f64], t: usize, b: &[f64], s: usize| (0..d).map(|i| a[t * d + i] * b[s * d + i]).sum::<f64>();
+        for t in 0..q.len() / d {
+            let scores: Vec<f64> = (0..=t).map(|s| dot(q, t, k, s) * scale).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+            let p: Vec<f64> = scores.iter().map(|score| (score - top).exp() / total).collect();
+            let mean: f64 = (0..=t).map(|s| p[s] * dot(dout, t, v, s)).sum();
+            for s in 0..=t {
+                let dscore = p[s] * (dot(dout, t, v, s) - mean) * scale;
+                for i in 0..d {
+                    dq[t * d + i] += dscore * k[s * d + i];
+                    dk[s * d + i] += dscore * q[t * d + i];
+                    dv[s * d + i] += p[s] * dout[t * d + i];
+                }
+            }
+        }
+        (dq, dk, dv)
+    }
+}
+
+/// Heads inside a fused projection: head a of token t begins at t·row + offset + a·stride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    pub offset: usize,
+    pub stride: usize,
+    pub count: usize,
+    pub dim: usize,
+}
+
+impl Heads {
+    /// One past the last element in a row.
+    pub fn end(&self) -> usize {
+        if self.count == 0 { 0 } else { self.offset + (self.count - 1) * self.stride + self.dim }
+    }
+}
+
+/// Where queries, keys and values stand, and how many tokens there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv {
+    pub q: Heads,
+    pub k: Heads,
+    pub v: Heads,
+    /// Elements from one token to the next.
+    pub row: usize,
+    pub batch: usize,
+    pub time: usize,
+    pub scale: f32,
+}
+
+impl Qkv {
+    /// Query heads that share one key/value head.
+    pub fn group(&self) -> usize {
+        self.q.count / self.k.count
     }
 }
 
@@ -237,4 +301,83 @@ pub fn decode<T: Element>(
             });
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    /// Head a of sequence b, (T, d), out of rows.
+    fn head(rows: &[f64], s: &Qkv, row: usize, heads: Heads, b: usize, a: usize) -> Vec<f64> {
+        let start = |t| (b * s.time + t) * row + heads.offset + a * heads.stride;
+        (0..s.time).flat_map(|t| &rows[start(t)..][..heads.dim]).copied().collect()
+    }
+
+    fn put_back(rows: &mut [f64], from: &[f64], s: &Qkv, row: usize, heads: Heads, b: usize, a: usize) {
+        for (t, from) in from.chunks(heads.dim).enumerate() {
+            let at = (b * s.time + t) * row + heads.offset + a * heads.stride;
+            rows[at..][..heads.dim].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+    }
+
+    /// 4 query heads on 2 key/value heads, 2 sequences of a length that no block divides.
+    fn follows_the_reference<T: Element>() {
+        let (d, batch, time) = (5, 2, ROWS + 3);
+        let heads = |offset, count| Heads { offset, stride: d, count, dim: d };
+        let (q, k, v) = (heads(0, 4), heads(4 * d, 2), heads(6 * d, 2));
+        let s = Qkv { q, k, v, row: 8 * d, batch, time, scale: 0.5 };
+        let (places, width) = (heads(0, 4), 4 * d);
+        let ((qkv, exact_qkv), (dout, exact_dout)) =
+            (sample::<T>(1, batch * time * s.row), sample::<T>(2, batch * time * width));
+        let (mut out, mut lse) = (place::<T>(batch * time * width), place::<f32>(batch * 4 * time));
+        forward(&mut out, &mut lse, &qkv, &s);
+        let mut dqkv = place::<T>(qkv.len());
+        backward(&mut dqkv, &dout, &out, &lse, &qkv, &s);
+        let (mut exact, mut exact_d) = (vec![0.0; out.len()], vec![0.0; qkv.len()]);
+        for (b, a) in (0..batch).flat_map(|b| (0..4).map(move |a| (b, a))) {
+            let part = |heads, a| head(&exact_qkv, &s, s.row, heads, b, a);
+            let (hq, hk, hv) = (part(q, a), part(k, a / 2), part(v, a / 2));
+            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, 0.5), &s, width, places, b, a);
+            let dout = head(&exact_dout, &s, width, places, b, a);
+            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, 0.5);
+            put_back(&mut exact_d, &dq, &s, s.row, q, b, a);
+            put_back(&mut exact_d, &dk, &s, s.row, k, b, a / 2);
+            put_back(&mut exact_d, &dv, &s, s.row, v, b, a / 2);
+        }
+        assert_close("out", &out, &exact, 16.0);
+        // The backward pass reads `out` as stored: its rounding to T comes in through the row sums.
+        let stored = match T::DTYPE {
+            crate::dtype::DType::F32 => 0.0,
+            crate::dtype::DType::F16 => f64::from(1 << 13),
+            crate::dtype::DType::BF16 => f64::from(1 << 16),
+        };
+        assert_close("dqkv", &dqkv, &exact_d, 32.0 + stored);
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn decode_equals_the_last_row() {
+        let (d, length) = (5, 37);
+        let ((q, exact_q), (k, exact_k)) = (sample::<f32>(1, d), sample::<f32>(2, length * d));
+        let (v, exact_v) = sample::<f32>(3, length * d);
+        let mut out = place::<f32>(d);
+        decode(&mut out, &q, &k, &v, 1, 1, d, length, 0.5);
+        let queries: Vec<f64> = exact_q.iter().copied().cycle().take(length * d).collect();
+        let exact = reference::forward(&queries, &exact_k, &exact_v, d, 0.5);
+        assert_close("out", &out, &exact[(length - 1) * d..], 16.0);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (q, k, v, dout) = (random(1, 15), random(2, 15), random(3, 15), random(4, 15));
+        let (dq, dk, dv) = reference::backward(&dout, &q, &k, &v, 3, 0.7);
+        check_gradient("dq", |q| dot(&dout, &reference::forward(q, &k, &v, 3, 0.7)), &q, &dq);
+        check_gradient("dk", |k| dot(&dout, &reference::forward(&q, k, &v, 3, 0.7)), &k, &dk);
+        check_gradient("dv", |v| dot(&dout, &reference::forward(&q, &k, v, 3, 0.7)), &v, &dv);
+    }
 }

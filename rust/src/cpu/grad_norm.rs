@@ -5,6 +5,12 @@ use rayon::prelude::*;
 use super::isa::simd;
 use super::parallel::install;
 
+pub mod reference {
+    pub fn sum_of_squares(g: &[f64]) -> f64 {
+        g.iter().map(|g| g * g).sum()
+    }
+}
+
 const BLOCK: usize = 1 << 15;
 
 /// Non-finite when any element is.
@@ -29,4 +35,30 @@ fn block(g: &[f32]) -> f64 {
 /// The place of the first NaN or infinity.
 pub fn first_non_finite(g: &[f32]) -> Option<usize> {
     g.iter().position(|v| !v.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::sample;
+    use super::*;
+
+    #[test]
+    fn fast_equals_reference() {
+        for n in [0, 1, 5, 129, 2 * BLOCK + 3] {
+            let (g, exact) = sample::<f32>(1, n);
+            let want = reference::sum_of_squares(&exact);
+            assert!((sum_of_squares(&g) - want).abs() <= 1e-13 * want, "{n}");
+        }
+    }
+
+    #[test]
+    fn non_finite_is_found() {
+        let mut g = vec![1.0f32; BLOCK + 3];
+        assert_eq!(first_non_finite(&g), None);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            g[BLOCK + 1] = bad;
+            assert_eq!(first_non_finite(&g), Some(BLOCK + 1));
+            assert!(!sum_of_squares(&g).is_finite());
+        }
+    }
 }

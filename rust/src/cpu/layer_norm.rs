@@ -18,6 +18,18 @@ pub mod reference {
         let r = (var + eps).sqrt().recip();
         x.iter().zip(w).zip(b).map(|((x, w), b)| (x - mean) * r * w + b).collect()
     }
+
+    /// (dx, dw) of one row; dbias is dy.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+        let d = x.len();
+        let over = |f: &dyn Fn(usize) -> f64| (0..d).map(f).sum::<f64>() / d as f64;
+        let mean = over(&|i| x[i]);
+        let r = (over(&|i| (x[i] - mean).powi(2)) + eps).sqrt().recip();
+        let normed = |i: usize| (x[i] - mean) * r;
+        let (mean_g, mean_gx) = (over(&|i| w[i] * dy[i]), over(&|i| w[i] * dy[i] * normed(i)));
+        let dx = (0..d).map(|i| r * (w[i] * dy[i] - mean_g - normed(i) * mean_gx)).collect();
+        (dx, (0..d).map(|i| dy[i] * normed(i)).collect())
+    }
 }
 
 pub fn forward<T: Element>(
@@ -134,4 +146,52 @@ fn backward_row<T>(
         dx[i] = T::from_f32(r * (grad(i) - mean_g - normed(i) * mean_gx) + extra);
     }
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    const EPS: f64 = 1e-5;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, d) in [(1, 1), (5, 16), (129, 33)] {
+            let ((x, exact_x), (dy, exact_dy)) = (sample::<T>(1, n * d), sample::<T>(2, n * d));
+            let ((w, exact_w), (b, exact_b)) = (sample::<T>(3, d), sample::<T>(4, d));
+            let (mut y, mut dx) = (place::<T>(n * d), place::<T>(n * d));
+            let (mut mean, mut rstd) = (place::<f32>(n), place::<f32>(n));
+            let (mut dw, mut dbias) = (vec![0.0f32; d], vec![0.0f32; d]);
+            forward(&mut y, &mut mean, &mut rstd, &x, &w, Some(&b), EPS, d);
+            backward(&mut dx, &mut dw, Some(&mut dbias), &dy, &x, &mean, &rstd, &w, None, d);
+            let (mut exact_y, mut exact_dx) = (Vec::new(), Vec::new());
+            let (mut exact_dw, mut exact_dbias) = (vec![0.0; d], vec![0.0; d]);
+            for (x, dy) in exact_x.chunks(d).zip(exact_dy.chunks(d)) {
+                exact_y.extend(reference::forward(x, &exact_w, &exact_b, EPS));
+                let (dx, dw) = reference::backward(dy, x, &exact_w, EPS);
+                exact_dx.extend(dx);
+                (0..d).for_each(|i| (exact_dw[i], exact_dbias[i]) = (exact_dw[i] + dw[i], exact_dbias[i] + dy[i]));
+            }
+            assert_close("y", &y, &exact_y, 8.0);
+            assert_close("dbias", &dbias, &exact_dbias, 16.0);
+            // One element a row: x̂ and dx are 0, nothing to compare with.
+            if d > 1 {
+                assert_close("dx", &dx, &exact_dx, 16.0);
+                assert_close("dw", &dw, &exact_dw, 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, b, dy) = (random(1, 7), random(2, 7), random(3, 7), random(4, 7));
+        let (dx, dw) = reference::backward(&dy, &x, &w, EPS);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, &b, EPS)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, &b, EPS)), &w, &dw);
+    }
 }

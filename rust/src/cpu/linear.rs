@@ -7,6 +7,35 @@ use super::matmul::{Mat, parallel_gemm, with_f32, with_f32_out, with_scratch};
 use super::parallel::install;
 use crate::dtype::Element;
 
+pub mod reference {
+    /// y (N, O) = x (N, I) · wᵀ + bias (O);  w is (O, I).
+    pub fn forward(x: &[f64], w: &[f64], bias: &[f64], i: usize) -> Vec<f64> {
+        let mut y = Vec::new();
+        for x in x.chunks_exact(i) {
+            for (w, b) in w.chunks_exact(i).zip(bias) {
+                y.push(b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>());
+            }
+        }
+        y
+    }
+
+    /// (dx, dw, dbias) of dy (N, O).
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], i: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let o = w.len() / i;
+        let (mut dx, mut dw, mut dbias) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; o]);
+        for (n, dy) in dy.chunks_exact(o).enumerate() {
+            for (j, dy) in dy.iter().enumerate() {
+                dbias[j] += dy;
+                for k in 0..i {
+                    dx[n * i + k] += dy * w[j * i + k];
+                    dw[j * i + k] += dy * x[n * i + k];
+                }
+            }
+        }
+        (dx, dw, dbias)
+    }
+}
+
 /// Rows whose bias gradients are summed together before the fixed-order total.
 const ROWS: usize = 256;
 
@@ -75,4 +104,41 @@ simd! {
 pub(super) fn add_row(sum: &mut [f32], row: &[f32]) {
     sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, i, o) in [(1, 1, 1), (5, 16, 3), (129, 33, 17)] {
+            let ((x, exact_x), (w, exact_w)) = (sample::<T>(1, n * i), sample::<T>(2, o * i));
+            let ((b, exact_b), (dy, exact_dy)) = (sample::<T>(3, o), sample::<T>(4, n * o));
+            let (mut y, mut dx) = (place::<T>(n * o), place::<T>(n * i));
+            let (mut dw, mut dbias) = (vec![0.0f32; o * i], vec![0.0f32; o]);
+            forward(&mut y, &x, &w, Some(&b), n, i, o);
+            backward_input(&mut dx, &dy, &w, n, i, o);
+            backward_weight(&mut dw, Some(&mut dbias), &dy, &x, n, i, o);
+            let exact = reference::backward(&exact_dy, &exact_x, &exact_w, i);
+            assert_close("y", &y, &reference::forward(&exact_x, &exact_w, &exact_b, i), 16.0);
+            assert_close("dx", &dx, &exact.0, 16.0);
+            assert_close("dw", &dw, &exact.1, 16.0);
+            assert_close("dbias", &dbias, &exact.2, 16.0);
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, b, dy) = (random(1, 6), random(2, 15), random(3, 5), random(4, 10));
+        let (dx, dw, dbias) = reference::backward(&dy, &x, &w, 3);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, &b, 3)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, &b, 3)), &w, &dw);
+        check_gradient("dbias", |b| dot(&dy, &reference::forward(&x, &w, b, 3)), &b, &dbias);
+    }
 }

@@ -14,7 +14,55 @@ use super::rms_norm::{lane_max, lane_sum};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::ops::linear_cross_entropy::LossOptions;
+
+pub mod reference {
+    use super::LossOptions;
+
+    fn log_sum_exp(l: &[f64]) -> f64 {
+        let top = l.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        top + l.iter().map(|l| (l - top).exp()).sum::<f64>().ln()
+    }
+
+    /// The loss of one token with logits l (V).
+    pub fn forward(l: &[f64], target: i32, o: &LossOptions) -> f64 {
+        if target == o.ignore_index {
+            return 0.0;
+        }
+        let (lse, smooth) = (log_sum_exp(l), f64::from(o.label_smoothing));
+        let mean = l.iter().sum::<f64>() / l.len() as f64;
+        lse - (1.0 - smooth) * l[target as usize] - smooth * mean + f64::from(o.z_loss) * lse * lse
+    }
+
+    /// d forward / dl (V).
+    pub fn backward(l: &[f64], target: i32, o: &LossOptions) -> Vec<f64> {
+        if target == o.ignore_index {
+            return vec![0.0; l.len()];
+        }
+        let (lse, smooth) = (log_sum_exp(l), f64::from(o.label_smoothing));
+        let weight = 1.0 + 2.0 * f64::from(o.z_loss) * lse;
+        let share = smooth / l.len() as f64;
+        let mut dl: Vec<f64> = l.iter().map(|l| (l - lse).exp() * weight - share).collect();
+        dl[target as usize] -= 1.0 - smooth;
+        dl
+    }
+}
+
+/// What is added to, or left out of, the plain cross-entropy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossOptions {
+    /// Tokens with this target have loss 0 and gradient 0.
+    pub ignore_index: i32,
+    /// ε of torch's `label_smoothing`.
+    pub label_smoothing: f32,
+    /// Adds z·(ln Z)² (PaLM, arXiv 2204.02311, §5).
+    pub z_loss: f32,
+}
+
+impl Default for LossOptions {
+    fn default() -> Self {
+        Self { ignore_index: -100, label_smoothing: 0.0, z_loss: 0.0 }
+    }
+}
 
 /// Bytes of logits held at a time.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -37,18 +85,20 @@ pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f
     let y = target as usize;
     let top = lane_max(l);
     let smooth = o.label_smoothing;
-    let mean = if smooth > 0.0 { lane_sum(v, |i| l[i]) / v as f32 } else { 0.0 };
-    let at_target = l[y];
+    // Relative to the maximum: large logits must not swallow the digits of the loss.
+    let mean = if smooth > 0.0 { lane_sum(v, |i| l[i] - top) / v as f32 } else { 0.0 };
+    let at_target = l[y] - top;
     l.iter_mut().for_each(|l| *l = exp(*l - top));
     let total = lane_sum(v, |i| l[i]);
-    let lse = top + total.ln();
+    let rest = total.ln();
+    let lse = top + rest;
     if let Some(scale) = scale {
         let p = scale * (1.0 + 2.0 * o.z_loss * lse) / total;
         let shift = scale * smooth / v as f32;
         l.iter_mut().for_each(|l| *l = *l * p - shift);
         l[y] -= scale * (1.0 - smooth);
     }
-    lse - (1.0 - smooth) * at_target - smooth * mean + o.z_loss * lse * lse
+    rest - (1.0 - smooth) * at_target - smooth * mean + o.z_loss * lse * lse
 }
 }
 
@@ -121,4 +171,49 @@ pub fn forward_backward<T: Element>(
             Ok(())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linear::reference as linear;
+    use super::super::testing::{assert_close, check_gradient, each_dtype, place, random, sample};
+    use super::*;
+
+    const OPTIONS: LossOptions = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-2 };
+
+    fn follows_the_reference<T: Element>() {
+        let (n, d, v, scale) = (9, 16, 33, 0.25);
+        let ((x, exact_x), (w, exact_w)) = (sample::<T>(1, n * d), sample::<T>(2, v * d));
+        let targets: Vec<i32> = (0..n as i32).map(|i| if i == 4 { -1 } else { i * 3 }).collect();
+        let logits = linear::forward(&exact_x, &exact_w, &vec![0.0; v], d);
+        let rows = || logits.chunks(v).zip(&targets);
+        let exact: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &OPTIONS)).collect();
+        let slopes: Vec<f64> =
+            rows().flat_map(|(l, t)| reference::backward(l, *t, &OPTIONS)).map(|g| g * scale).collect();
+        let (exact_dx, exact_dw, _) = linear::backward(&slopes, &exact_x, &exact_w, d);
+
+        let mut losses = place::<f32>(n);
+        forward(&mut losses, &x, &w, &targets, &OPTIONS, d, v, Interrupt::NEVER).expect("never interrupted");
+        assert_close("losses", &losses, &exact, 16.0);
+        let (mut losses, mut dx, mut dw) = (place::<f32>(n), place::<T>(n * d), vec![0.0f32; v * d]);
+        let scale = scale as f32;
+        forward_backward(&mut losses, &mut dx, &mut dw, &x, &w, &targets, scale, &OPTIONS, d, v, Interrupt::NEVER)
+            .expect("never interrupted");
+        assert_close("losses", &losses, &exact, 16.0);
+        assert_close("dx", &dx, &exact_dx, 32.0);
+        assert_close("dw", &dw, &exact_dw, 32.0);
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let l = random(1, 9);
+        let dl = reference::backward(&l, 4, &OPTIONS);
+        check_gradient("dl", |l| reference::forward(l, 4, &OPTIONS), &l, &dl);
+        assert_eq!(reference::backward(&l, -1, &OPTIONS), vec![0.0; 9]);
+    }
 }

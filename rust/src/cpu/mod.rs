@@ -17,3 +17,5 @@ pub mod matmul;
 pub mod parallel;
 pub mod rms_norm;
 pub mod rotary;
+#[cfg(test)]
+mod testing;

@@ -14,6 +14,15 @@ pub mod reference {
         let r = (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + eps).sqrt().recip();
         x.iter().zip(w).map(|(x, w)| x * r * w).collect()
     }
+
+    /// (dx, dw) of one row.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+        let d = x.len();
+        let r = (x.iter().map(|v| v * v).sum::<f64>() / d as f64 + eps).sqrt().recip();
+        let dot: f64 = (0..d).map(|i| dy[i] * w[i] * x[i]).sum();
+        let dx = (0..d).map(|i| r * w[i] * dy[i] - x[i] * r.powi(3) * dot / d as f64).collect();
+        (dx, (0..d).map(|i| dy[i] * x[i] * r).collect())
+    }
 }
 
 /// Rows whose weight gradients are summed together before the fixed-order total.
@@ -132,4 +141,49 @@ fn backward_row<T>(dx: &mut [T], dw: &mut [f32], dy: &[T], x: &[T], r: f32, w: &
         dx[i] = T::from_f32(r * (w[i].to_f32() * dyi - xi * c) + extra);
     }
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    const EPS: f64 = 1e-6;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, d) in [(1, 1), (5, 16), (129, 33)] {
+            let ((x, exact_x), (dy, exact_dy)) = (sample::<T>(1, n * d), sample::<T>(2, n * d));
+            let (w, exact_w) = sample::<T>(3, d);
+            let (mut y, mut dx, mut rstd) = (place::<T>(n * d), place::<T>(n * d), place::<f32>(n));
+            let mut dw = vec![0.0f32; d];
+            forward(&mut y, &mut rstd, &x, &w, EPS, d);
+            backward(&mut dx, &mut dw, &dy, &x, &rstd, &w, None, d);
+            let (mut exact_y, mut exact_dx, mut exact_dw) = (Vec::new(), Vec::new(), vec![0.0; d]);
+            for (x, dy) in exact_x.chunks(d).zip(exact_dy.chunks(d)) {
+                exact_y.extend(reference::forward(x, &exact_w, EPS));
+                let (dx, dw) = reference::backward(dy, x, &exact_w, EPS);
+                exact_dx.extend(dx);
+                exact_dw.iter_mut().zip(dw).for_each(|(sum, dw)| *sum += dw);
+            }
+            assert_close("y", &y, &exact_y, 8.0);
+            assert_close("dw", &dw, &exact_dw, 16.0);
+            // One element a row: dx is 0 but for eps, nothing to compare with.
+            if d > 1 {
+                assert_close("dx", &dx, &exact_dx, 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, dy) = (random(1, 7), random(2, 7), random(3, 7));
+        let (dx, dw) = reference::backward(&dy, &x, &w, EPS);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, EPS)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, EPS)), &w, &dw);
+    }
 }
