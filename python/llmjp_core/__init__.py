@@ -8,3 +8,4 @@ from ._core import __version__ as __version__
 from .convert import convert as convert
 from .info import info as info
 from .model import Model as Model
+from .selftest import selftest as selftest

@@ -13,8 +13,8 @@ from typing import Any
 from . import _core
 
 OPS = (
-    "activation", "adamw", "add", "attention", "cast", "embedding", "gated_mlp", "grad_norm", "layer_norm", "linear",
-    "linear_cross_entropy", "rms_norm", "rotary",
+    "activation", "adamw", "add", "attention", "cast", "cross_entropy", "embedding", "gated_mlp", "grad_norm",
+    "layer_norm", "linear", "linear_cross_entropy", "rms_norm", "rotary",
 )  # fmt: skip
 OPTIONAL = {
     "rich": "live view in a terminal",
@@ -37,13 +37,13 @@ class Info(dict[str, Any]):
 
 def info() -> Info:
     """Version, processor, threads, the kernel of each op, devices, optional packages."""
-    isa = _core.isa_name()
+    isa = _core.ops.isa()
     return Info(
         version=_core.__version__,
         python=f"{platform.python_version()} ({sys.platform} {platform.machine()})",
         processor=_processor(),
         instruction_set=isa,
-        threads=_core.num_threads(),
+        threads=_core.ops.num_threads(),
         kernels={op: f"cpu/{op}, {isa}" for op in OPS},
         devices={"cpu": "available", "cuda": "not in this build"},
         packages={name: {"version": _version(name), "for": use} for name, use in OPTIONAL.items()},

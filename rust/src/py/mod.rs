@@ -3,8 +3,8 @@
 mod config;
 mod data;
 mod error;
-mod info;
 mod model;
+mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
@@ -16,8 +16,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     config::register(m)?;
     data::register(m)?;
-    info::register(m)?;
     model::register(m)?;
+    ops::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
     Ok(())
