@@ -212,7 +212,8 @@ pub(crate) fn json(content: &Content) -> Json {
         Content::Text(value) => value.as_str().into(),
         Content::List(items) => items.iter().map(|item| json(&item.content)).collect(),
         Content::Dict(entries) => {
-            let mut entries: Vec<_> = entries.iter().map(|entry| (entry.key.clone(), json(&entry.node.content))).collect();
+            let mut entries: Vec<_> =
+                entries.iter().map(|entry| (entry.key.clone(), json(&entry.node.content))).collect();
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             Json::Object(entries.into_iter().collect())
         }
@@ -368,7 +369,9 @@ fn read(kind: Kind, node: &Node) -> Result<Value, String> {
         },
         Kind::Text => text(content).map(Value::Text).ok_or_else(|| quoted("a text", content)),
         Kind::Choice(supported, known) => choice(content, supported, known),
-        Kind::Ints => list(content, |item| int(item, 0)).map(Value::Ints).ok_or_else(|| "a list of whole numbers, 0 or more".into()),
+        Kind::Ints => list(content, |item| int(item, 0))
+            .map(Value::Ints)
+            .ok_or_else(|| "a list of whole numbers, 0 or more".into()),
         Kind::Floats => {
             let values = list(content, |item| float(item, Range::NotNegative));
             values.map(Value::Floats).ok_or_else(|| "a list of numbers, 0 or more".into())

@@ -147,9 +147,7 @@ pub(crate) fn parse(source: &str, text: &str) -> Result<Node> {
 
 fn syntax(source: &str, error: &serde_saphyr::Error) -> Error {
     let place = match error.location() {
-        Some(location) => {
-            Place { source: source.into(), line: location.line(), column: location.column() }.to_string()
-        }
+        Some(location) => Place { source: source.into(), line: location.line(), column: location.column() }.to_string(),
         None => source.to_owned(),
     };
     let message = error.to_string();

@@ -36,7 +36,8 @@ pub(super) fn batch(values: &mut Values) -> Result<Batch> {
         (step, Some(micro), gas) => {
             let gas = gas.unwrap_or(1);
             let product = micro.checked_mul(gas).filter(|product| i64::try_from(*product).is_ok());
-            let sequences = product.ok_or_else(|| Error::Config(format!("{} {micro} is too large", values.at(MICRO))))?;
+            let sequences =
+                product.ok_or_else(|| Error::Config(format!("{} {micro} is too large", values.at(MICRO))))?;
             if let Some(step) = step.filter(|step| *step != sequences) {
                 return Err(Error::Config(format!(
                     "{} {step} is not {micro} x {gas} ({}, {}); remove one of the three",

@@ -85,7 +85,8 @@ fn sources(values: &mut Values) -> Result<Option<Sources>> {
             Ok(Some(Sources::Lists { train: train?, valid: valid?, test: test? }))
         }
         (None, _) => {
-            let missing = PARTS.iter().filter(|part| !given.contains(part)).map(|part| format!("\"{part}_data_paths\""));
+            let missing =
+                PARTS.iter().filter(|part| !given.contains(part)).map(|part| format!("\"{part}_data_paths\""));
             Err(Error::Config(format!(
                 "{}: the lists for train, valid and test come together; {} is missing",
                 values.at(&format!("{}_data_paths", given[0])),

@@ -64,10 +64,7 @@ fn check_type(values: &Values) -> Result<()> {
 /// ZeRO's stage; stages that split gradients or weights need other processes.
 pub(super) fn zero_stage(values: &mut Values) -> Result<usize> {
     if values.given("zero_optimization") && !values.given("zero_optimization.stage") {
-        return Err(Error::Config(format!(
-            "{} needs the key \"stage\": 0 or 1",
-            values.at("zero_optimization")
-        )));
+        return Err(Error::Config(format!("{} needs the key \"stage\": 0 or 1", values.at("zero_optimization"))));
     }
     let stage = values.opt_usize("zero_optimization.stage")?.unwrap_or(0);
     match stage {
