@@ -1,8 +1,12 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod data;
 mod error;
 mod model;
+mod preprocess;
 mod signals;
+mod tokenizer;
+mod trainer;
 
 use pyo3::prelude::*;
 
@@ -10,5 +14,9 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     model::register(m)?;
+    data::register(m)?;
+    preprocess::register(m)?;
+    tokenizer::register(m)?;
+    trainer::register(m)?;
     Ok(())
 }

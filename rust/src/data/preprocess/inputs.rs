@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,21 @@ pub enum Format {
     TextFile,
     /// Each line is a document.
     TextLines,
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "jsonl" => Ok(Self::JsonLines),
+            "file" => Ok(Self::TextFile),
+            "line" => Ok(Self::TextLines),
+            _ => Err(Error::UnsupportedInput(format!(
+                "text format `{word}`: jsonl, file (a text a file) or line (a text a line)"
+            ))),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -74,7 +74,7 @@ pub(super) fn job(options: &Options) -> String {
     hex(hash)
 }
 
-/// Held while a process writes the parts of a prefix.
+/// Held while a process writes the parts of a prefix; the system lets go of it however that ends.
 pub(super) struct Lock(#[allow(dead_code, reason = "held, not read")] fs::File, PathBuf);
 
 impl Lock {
@@ -84,41 +84,34 @@ impl Lock {
         let path = with_suffix(prefix, ".lock.partial");
         let open = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::io(&path, "create"))?;
-        if !system::lock(&file, &path).map_err(Error::io(&path, "lock"))? {
-            let prefix = prefix.display();
-            return Err(Error::UnsupportedInput(format!("another process is writing {prefix} at this moment")));
+        match file.try_lock() {
+            Ok(()) if still_there(&file, &path) => Ok(Self(file, path)),
+            Ok(()) | Err(fs::TryLockError::WouldBlock) => {
+                let prefix = prefix.display();
+                Err(Error::UnsupportedInput(format!("another process is writing {prefix} at this moment")))
+            }
+            Err(fs::TryLockError::Error(e)) => Err(Error::io(&path, "lock")(e)),
         }
-        Ok(Self(file, path))
+    }
+}
+
+/// The last holder may have removed the file between our opening and locking it; then another process
+/// can make and lock a new one.
+fn still_there(file: &fs::File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.1);
-    }
-}
-
-#[cfg(unix)]
-mod system {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::MetadataExt;
-    use std::{fs, io, path::Path};
-
-    /// Whether the lock was free. The system lets go of it when the process ends, however it ends.
-    pub(super) fn lock(file: &fs::File, path: &Path) -> io::Result<bool> {
-        // SAFETY: `flock` takes a descriptor, which `file` keeps open during the call, and no pointer.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) };
-        }
-        // Its last holder may have removed the file between our opening and locking it.
-        Ok(fs::metadata(path).is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino())))
-    }
-}
-
-#[cfg(not(unix))]
-mod system {
-    pub(super) fn lock(_: &std::fs::File, _: &std::path::Path) -> std::io::Result<bool> {
-        Ok(true)
     }
 }
