@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import llmjp_core as lc
 import numpy as np
 import pytest
+import reference_dataset as reference
 from llmjp_core import errors
+from reference_dataset import CODES, both_files, names, run_python
 
-CODES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint16": 8}
 GOLDEN = bytes.fromhex(
     "4d4d494449445800000100000000000000080300000000000000040000000000000005000000030000000200000000000000000000000a"
     "0000000000000010000000000000000000000000000000010000000000000002000000000000000300000000000000"
 )
-
-
-def reference_write(prefix: Path, documents: Sequence[Sequence[np.ndarray]], dtype: str) -> None:
-    """documents -> sequences -> ids."""
-    sequences = [np.asarray(s, dtype=dtype) for document in documents for s in document]
-    lengths = np.array([len(s) for s in sequences], dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths.astype(np.int64))])[: len(sequences)] * np.dtype(dtype).itemsize
-    bounds = np.concatenate([[0], np.cumsum([len(document) for document in documents])]).astype(np.int64)
-    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, CODES[dtype], len(sequences), len(bounds))
-    Path(f"{prefix}.bin").write_bytes(b"".join(s.tobytes() for s in sequences))
-    index = head + lengths.tobytes() + offsets.astype(np.int64).tobytes() + bounds.tobytes()
-    Path(f"{prefix}.idx").write_bytes(index)
-
-
-def reference_read(prefix: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Sequences and document bounds."""
-    index = Path(f"{prefix}.idx").read_bytes()
-    version, code, n, d = struct.unpack_from("<QBQQ", index, 9)
-    assert index[:9] == b"MMIDIDX\0\0" and version == 1
-    dtype = np.dtype({v: k for k, v in CODES.items()}[code])
-    lengths = np.frombuffer(index, np.int32, n, 34)
-    offsets = np.frombuffer(index, np.int64, n, 34 + 4 * n)
-    bounds = np.frombuffer(index, np.int64, d, 34 + 12 * n)
-    tokens = Path(f"{prefix}.bin").read_bytes()
-    pairs = zip(lengths, offsets, strict=True)
-    return [np.frombuffer(tokens, dtype, length, offset) for length, offset in pairs], bounds
 
 
 def random_documents(rng: np.random.Generator, dtype: str, count: int) -> list[list[np.ndarray]]:
@@ -54,14 +26,6 @@ def random_documents(rng: np.random.Generator, dtype: str, count: int) -> list[l
         return rng.integers(info.min, info.max, rng.integers(0, 40), dtype=dtype, endpoint=True)
 
     return [[sequence() for _ in range(rng.integers(1, 4))] for _ in range(count)]
-
-
-def both_files(prefix: Path) -> tuple[bytes, bytes]:
-    return Path(f"{prefix}.bin").read_bytes(), Path(f"{prefix}.idx").read_bytes()
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 def test_golden_bytes(tmp_path: Path) -> None:
@@ -74,7 +38,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 57])
 def test_written_bytes_equal_the_reference(tmp_path: Path, dtype: str, count: int) -> None:
     documents = random_documents(np.random.default_rng(count), dtype, count)
-    reference_write(tmp_path / "theirs", documents, dtype)
+    reference.write(tmp_path / "theirs", documents, dtype)
     written = lc.data.write(tmp_path / "ours", documents, dtype)
     assert both_files(tmp_path / "ours") == both_files(tmp_path / "theirs")
     assert (written.documents, written.sequences) == (count, sum(map(len, documents)))
@@ -87,9 +51,9 @@ def test_written_bytes_equal_the_reference(tmp_path: Path, dtype: str, count: in
 @pytest.mark.parametrize("dtype", CODES)
 def test_read_equals_the_reference(tmp_path: Path, dtype: str) -> None:
     documents = random_documents(np.random.default_rng(7), dtype, 23)
-    reference_write(tmp_path / "d", documents, dtype)
+    reference.write(tmp_path / "d", documents, dtype)
     dataset = lc.data.IndexedDataset(tmp_path / "d")
-    theirs, bounds = reference_read(tmp_path / "d")
+    theirs, bounds = reference.read(tmp_path / "d")
     assert len(dataset) == len(theirs) and dataset.dtype == np.dtype(dtype)
     for i, sequence in enumerate(theirs):
         assert dataset[i].dtype == sequence.dtype
@@ -151,7 +115,7 @@ def test_an_older_set_survives_a_failed_rewrite(tmp_path: Path) -> None:
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
     documents = random_documents(np.random.default_rng(3), "uint16", 9)
-    reference_write(tmp_path / "d", documents, "uint16")
+    reference.write(tmp_path / "d", documents, "uint16")
     return tmp_path / "d"
 
 
@@ -275,11 +239,6 @@ except lc.errors.FileError as error:
     done = run_python(script, tmp_path / "d")
     assert done.stdout.split() == ["refused", "27"], done.stderr
     assert names(tmp_path) == {"d.bin", "d.idx"} and lc.data.IndexedDataset(tmp_path / "d")[0].tolist() == [1, 2, 3]
-
-
-def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command: Iterable[str] = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(list(command), capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_files_without_permission(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ def test_an_empty_history_is_an_empty_picture(tmp_path: Path) -> None:
 
 
 def test_no_backend_is_chosen() -> None:
-    program = "import sys; from llmjp_core.plots import loss_curve as c; c([{'iteration': 1, 'loss': 2}])._repr_png_(); " \
-              "sys.exit('matplotlib.pyplot' in sys.modules)"  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    lines = [
+        "import sys",
+        "from llmjp_core import plots",
+        "plots.loss_curve([{'iteration': 1, 'loss': 2.0}])._repr_png_()",
+        "sys.exit('matplotlib.pyplot' in sys.modules)",
+    ]
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)]).returncode == 0

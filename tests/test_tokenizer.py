@@ -27,6 +27,7 @@ REAL = {
         "llm-jp/cc100_ja20K_en30K.symbolRemoved.vocab.reestimated.model"
     ),
     "spm_test_ja": "sentencepiece/test_ja_model.model",
+    "own_bpe50k": "made/own_bpe50k.model",
 }
 # Letters that meet every branch: spaces, unknown kanji, marks, widths, literals of pieces.
 ALPHABET = [
@@ -67,7 +68,12 @@ def test_conformance(shared: Path, cases: list[dict[str, Any]], name: str, compa
     wrong = []
     for case in cases:
         want = case["refs"][name]
-        if tok.encode(input_of(case)) != want.get(key, want["ids"]) or tok.decode(want["ids"]) != want["decoded"]:
+        text = input_of(case)
+        same = tok.encode(text) == want.get(key, want["ids"]) and tok.decode(want["ids"]) == want["decoded"]
+        if key == "ids" and "byte_spans" in want:
+            data = text.encode() if isinstance(text, str) else text
+            same &= [[begin, end] for _, _, begin, end in tok.encode_with_offsets(data)] == want["byte_spans"]
+        if not same:
             wrong.append(case["id"])
     assert wrong == []
 
@@ -79,7 +85,7 @@ def test_conformance_can_fail(shared: Path, cases: list[dict[str, Any]]) -> None
     assert sum(tok.encode(input_of(case)) != case["refs"][name]["ids"] for case in cases) > 5
 
 
-@pytest.mark.parametrize("name", ["code10K_en20K_ja30K.ver2.2", "llm-jp-tokenizer-100k.ver3.1"])
+@pytest.mark.parametrize("name", ["code10K_en20K_ja30K.ver2.2", "llm-jp-tokenizer-100k.ver3.1", "own_bpe50k"])
 def test_corpus(shared: Path, name: str) -> None:
     path = shared / "data" / "tokenizers" / REAL[name]
     ours, ref = lc.Tokenizer.from_file(path), spm.SentencePieceProcessor(model_file=str(path))
@@ -141,6 +147,19 @@ def test_invalid_utf8(neko: lc.Tokenizer) -> None:
         for _ in range(rng.integers(0, 4)):
             broken[rng.integers(0, len(broken))] = rng.integers(0, 256)
         assert neko.encode(bytes(broken)) == ref.encode(bytes(broken)), bytes(broken)
+
+
+def test_offsets() -> None:
+    """In bytes as the reference has them, in characters for `str`."""
+    for kind in KINDS:
+        ours, ref = lc.Tokenizer.from_bytes(model_bytes(kind)), reference(model_bytes(kind))
+        for text in ("吾輩は 鬱𠮷である。", "  ｶﾞ㌀ a  b  ", "<a>b吾輩ＡＢ", "", "か\u3099鬱鬱\u3000"):
+            pieces = ref.encode(text, out_type="proto").pieces
+            got = ours.encode_with_offsets(text.encode())
+            assert got == [(p.id, p.piece, p.begin, p.end) for p in pieces], (kind, text)
+            by_character = ours.encode_with_offsets(text)
+            place = [len(text.encode()[:at].decode(errors="ignore")) for at in range(len(text.encode()) + 1)]
+            assert by_character == [(id, piece, place[begin], place[end]) for id, piece, begin, end in got]
 
 
 def test_names_and_ids(neko: lc.Tokenizer) -> None:

@@ -126,7 +126,7 @@ def test_unsupported_types_are_named(number: int, name: str) -> None:
 
 def test_unused_pieces_and_old_fields() -> None:
     """UNUSED pieces never come out; `self_test_data` of old files is skipped."""
-    for kind in ("unigram_plain", "unigram_unk"):
+    for kind in ("unigram_plain", "unigram_unk", "bpe_plain", "bpe_nfkc"):
         model = proto(kind)
         for id in range(400, 1400, 3):
             model.pieces[id].type = 5

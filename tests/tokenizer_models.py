@@ -31,8 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "bpe_digits": {"model_type": "bpe", "split_digits": True, "vocab_size": 4000},
 }
 
-KINDS = {kind: options for kind, options in KINDS.items() if "model_type" not in options}
-
 
 @functools.cache
 def model_bytes(kind: str) -> bytes:

@@ -1,5 +1,6 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod config;
 mod data;
 mod error;
 mod model;
@@ -13,8 +14,9 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    model::register(m)?;
+    config::register(m)?;
     data::register(m)?;
+    model::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
     trainer::register(m)?;

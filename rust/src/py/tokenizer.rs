@@ -168,7 +168,27 @@ impl PyTokenizer {
     /// The pieces of a text, as strings; `▁` is a space.
     fn encode_as_pieces(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> Result<Vec<String>> {
         let text = Text::new(text, "text")?;
-        Ok(py.detach(|| self.with_worker(|worker| worker.encode_as_pieces(text.bytes()))))
+        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.bytes())));
+        Ok(tokens.into_iter().map(|token| token.piece).collect())
+    }
+
+    /// The tokens of a text as `(id, piece, begin, end)`: places in characters of a `str`, in
+    /// bytes of `bytes`.
+    #[expect(clippy::type_complexity, reason = "a list of records")]
+    fn encode_with_offsets(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+    ) -> Result<Vec<(Option<u32>, String, usize, usize)>> {
+        let text = Text::new(text, "text")?;
+        let tokens = py.detach(|| {
+            let mut tokens = self.with_worker(|worker| worker.tokens(text.bytes()));
+            if let Text::Str(text) = &text {
+                crate::tokenizer::bytes_to_characters(&mut tokens, text);
+            }
+            tokens
+        });
+        Ok(tokens.into_iter().map(|t| (t.id, t.piece, t.begin, t.end)).collect())
     }
 
     /// The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::automaton::{Automaton, Entry};
+use super::bpe::Bpe;
 use super::compat::Compat;
 use super::model_file::{Kind, ModelFile, ModelType};
 use super::normalizer::{Normalized, Normalizer};
@@ -41,6 +42,7 @@ pub(super) struct Inner {
 pub(super) enum Engine {
     Current(Automaton<f32>),
     Classic(Automaton<f64>),
+    Bpe(Bpe),
 }
 
 impl Tokenizer {
@@ -68,7 +70,8 @@ impl Tokenizer {
         let engine = match (file.model_type, compat) {
             (ModelType::Unigram, Compat::SentencePiece) => Engine::Current(current(&file)?),
             (ModelType::Unigram, Compat::SentencePieceClassic) => Engine::Classic(classic(&file)?),
-            (ModelType::Bpe, _) => return Err(Error::Tokenizer("models of type BPE are not supported yet".to_owned())),
+            // Both generations merge alike.
+            (ModelType::Bpe, _) => Engine::Bpe(Bpe::new(&file, &vocab)),
         };
         let (unk_surface, normalizer_name) = (file.unk_surface.to_owned(), file.normalizer.name.to_owned());
         let lowest_score = lowest_score(&file);
@@ -162,6 +165,7 @@ impl Tokenizer {
     pub fn model_type(&self) -> &'static str {
         match &self.inner.engine {
             Engine::Current(_) | Engine::Classic(_) => "unigram",
+            Engine::Bpe(_) => "bpe",
         }
     }
 
