@@ -8,6 +8,7 @@ mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
+mod trainer;
 
 use pyo3::prelude::*;
 
@@ -20,5 +21,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ops::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
+    trainer::register(m)?;
     Ok(())
 }
