@@ -1,4 +1,4 @@
-"""What tests share."""
+"""What every test may ask for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data beside the repository, or `LLMJP_SHARED`."""
-    default = Path(__file__).resolve().parents[2] / "shared"
-    path = Path(os.environ.get("LLMJP_SHARED", default))
-    if not path.is_dir():
-        pytest.skip(f"no real data: {path} is not there; set LLMJP_SHARED")
-    return path
+    """The folder with large real data (`data/corpus`, `data/tokenizers`, ...), which is not part of the repository."""
+    folder = Path(os.environ.get("LLMJP_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data in {folder}; set LLMJP_SHARED to the folder that has data/")
+    return folder

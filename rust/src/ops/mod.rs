@@ -1,1 +1,37 @@
 //! The contract of each operation: maths, shapes, checks. The only code that knows all devices.
+
+pub mod activation;
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod cast;
+pub mod embedding;
+pub mod gated_mlp;
+pub mod grad_norm;
+pub mod layer_norm;
+pub mod linear;
+pub mod linear_cross_entropy;
+pub mod rms_norm;
+pub mod rotary;
+
+use crate::error::{Error, Result};
+
+/// A plain slice whose length must be `want`.
+fn expect_len(op: &'static str, arg: &'static str, want: usize, got: usize) -> Result<()> {
+    if want == got {
+        return Ok(());
+    }
+    Err(Error::Shape { op, arg, want: vec![want], got: vec![got] })
+}
+
+/// Ids inside `0..limit`, or `ignore`.
+fn expect_ids(op: &'static str, arg: &'static str, ids: &[i32], limit: usize, ignore: Option<i32>) -> Result<()> {
+    let bad = |id: &i32| Some(*id) != ignore && !usize::try_from(*id).is_ok_and(|id| id < limit);
+    match ids.iter().position(bad) {
+        None => Ok(()),
+        Some(at) => Err(Error::UnsupportedInput(format!(
+            "{op}: `{arg}` holds id {} at position {at}, outside 0..{limit}; check that tokenizer and model belong together",
+            ids[at]
+        ))),
+    }
+}

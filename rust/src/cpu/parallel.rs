@@ -1,0 +1,63 @@
+//! Cutting work into pieces that depend on the shape alone, so that any number of threads gives the same bits.
+
+use std::sync::{Arc, Mutex};
+
+use rayon::prelude::*;
+
+/// The pool, and the process that built it: after a fork its threads do not exist any more.
+static POOL: Mutex<Option<(u32, usize, Arc<rayon::ThreadPool>)>> = Mutex::new(None);
+
+/// Threads asked for: `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else what affinity and cgroup allow.
+fn default_threads() -> usize {
+    let asked = |name: &str| std::env::var(name).ok()?.trim().parse::<usize>().ok().filter(|n| *n > 0);
+    asked("LLMJP_NUM_THREADS")
+        .or_else(|| asked("OMP_NUM_THREADS"))
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+}
+
+fn build(threads: usize) -> Arc<rayon::ThreadPool> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llmjp-{i}"));
+    Arc::new(builder.build().expect("the operating system gives threads"))
+}
+
+fn pool() -> Arc<rayon::ThreadPool> {
+    let mut slot = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let here = std::process::id();
+    match &*slot {
+        Some((owner, _, pool)) if *owner == here => pool.clone(),
+        stale => {
+            let threads = stale.as_ref().map_or_else(default_threads, |(_, n, _)| *n);
+            let fresh = build(threads);
+            // A pool from before a fork has no threads to join: it must not be dropped.
+            std::mem::forget(slot.replace((here, threads, fresh.clone())));
+            fresh
+        }
+    }
+}
+
+/// Number of threads that kernels use.
+pub fn num_threads() -> usize {
+    pool().current_num_threads()
+}
+
+/// Replaces the pool; results do not change.
+pub fn set_num_threads(threads: usize) {
+    let threads = threads.max(1);
+    let fresh = build(threads);
+    let mut slot = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    *slot = Some((std::process::id(), threads, fresh));
+}
+
+/// Runs `work` inside the pool.
+pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    pool().install(work)
+}
+
+/// Calls `work(i)` for every `i < count`, in any order.
+pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
+    if count <= 1 {
+        (0..count).for_each(work);
+        return;
+    }
+    install(|| (0..count).into_par_iter().for_each(&work));
+}

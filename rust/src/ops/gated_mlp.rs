@@ -1,0 +1,30 @@
+//! h = act(gate)·up: SwiGLU and GeGLU (Shazeer 2020, arXiv 2002.05202).
+
+use super::activation::Activation;
+use crate::cpu::gated_mlp as cpu;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::tensor::{View, ViewMut};
+
+/// h (N, F); gate_up (N, 2F), each row [gate | up].
+///
+/// # Errors
+/// `Shape`.
+pub fn forward<T: Element>(mut h: ViewMut<T>, gate_up: View<T>, kind: Activation) -> Result<()> {
+    let (n, f) = (h.shape().rows(), h.shape().last());
+    gate_up.expect("gated_mlp", "gate_up", &[n, 2 * f])?;
+    cpu::forward(h.data(), gate_up.data(), kind, f);
+    Ok(())
+}
+
+/// dgate_up (N, 2F) from dh (N, F); act is computed again, nothing is kept.
+///
+/// # Errors
+/// `Shape`.
+pub fn backward<T: Element>(mut dgate_up: ViewMut<T>, dh: View<T>, gate_up: View<T>, kind: Activation) -> Result<()> {
+    let (n, f) = (dh.shape().rows(), dh.shape().last());
+    gate_up.expect("gated_mlp.backward", "gate_up", &[n, 2 * f])?;
+    dgate_up.expect("gated_mlp.backward", "dgate_up", &[n, 2 * f])?;
+    cpu::backward(dgate_up.data(), dh.data(), gate_up.data(), kind, f);
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! y = x·wᵀ + b, torch's `linear`.
+
+use crate::cpu::linear as cpu;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::tensor::{View, ViewMut};
+
+/// y (N, O), x (N, I), w (O, I), bias (O).
+///
+/// # Errors
+/// `Shape`.
+pub fn forward<T: Element>(mut y: ViewMut<T>, x: View<T>, w: View<T>, bias: Option<View<T>>) -> Result<()> {
+    let (n, i, o) = (x.shape().rows(), x.shape().last(), w.shape().rows());
+    w.expect("linear", "w", &[o, i])?;
+    y.expect("linear", "y", &[n, o])?;
+    if let Some(bias) = bias {
+        bias.expect("linear", "bias", &[o])?;
+    }
+    cpu::forward(y.data(), x.data(), w.data(), bias.map(|b| b.data()), n, i, o);
+    Ok(())
+}
+
+/// dx (N, I) = dy (N, O)·w.
+///
+/// # Errors
+/// `Shape`.
+pub fn backward_input<T: Element>(mut dx: ViewMut<T>, dy: View<T>, w: View<T>) -> Result<()> {
+    let (n, i, o) = (dy.shape().rows(), w.shape().last(), w.shape().rows());
+    dy.expect("linear.backward", "dy", &[n, o])?;
+    dx.expect("linear.backward", "dx", &[n, i])?;
+    cpu::backward_input(dx.data(), dy.data(), w.data(), n, i, o);
+    Ok(())
+}
+
+/// dw (O, I) += dyᵀ·x, dbias (O) += column sums of dy.
+///
+/// # Errors
+/// `Shape`.
+pub fn backward_weight<T: Element>(
+    mut dw: ViewMut<f32>,
+    dbias: Option<ViewMut<f32>>,
+    dy: View<T>,
+    x: View<T>,
+) -> Result<()> {
+    let (n, i, o) = (x.shape().rows(), x.shape().last(), dy.shape().last());
+    dy.expect("linear.backward", "dy", &[n, o])?;
+    dw.expect("linear.backward", "dw", &[o, i])?;
+    if let Some(dbias) = &dbias {
+        dbias.expect("linear.backward", "dbias", &[o])?;
+    }
+    cpu::backward_weight(dw.data(), dbias.map(ViewMut::into_data), dy.data(), x.data(), n, i, o);
+    Ok(())
+}
