@@ -117,7 +117,9 @@ class Tokenizer:
         Args:
             path: a SentencePiece model.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
-                models: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
+                models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
+                Hugging Face makes of the folder that `export` writes; models with the `identity`
+                normaliser).
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
