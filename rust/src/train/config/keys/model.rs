@@ -6,10 +6,19 @@ use super::Range::{Positive, Share};
 use super::{Key, e, o, r, w};
 
 const INIT: super::Kind = Choice(
-    &["normal", "scaled_normal", "xavier_uniform", "xavier_normal", "wang_init", "small_init", "single_residual_scaled_normal"],
+    &[
+        "normal",
+        "scaled_normal",
+        "xavier_uniform",
+        "xavier_normal",
+        "wang_init",
+        "small_init",
+        "single_residual_scaled_normal",
+    ],
     &["orthogonal", "scaled_orthogonal"],
 );
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("num_layers", I(1), Null, "decoder blocks; required"),
     e("hidden_size", I(1), Null, "width of the residual stream; required, a multiple of num_attention_heads"),
@@ -66,6 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     w("rotary_save_freqs_buffer", B, Bool(false), "rotary tables are never stored"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KERNELS: &[Key] = &[
     w("layernorm_fusion", B, Bool(false), "norms are always one kernel"),
     w("rmsnorm_fusion", B, Bool(false), "norms are always one kernel"),
