@@ -42,7 +42,7 @@ def test_greedy_is_that_of_transformers(pair: tuple[Any, lc.Model]) -> None:
     want = [greedy(theirs, prompt, 40) for prompt in PROMPTS]
     assert ours.generate(None, PROMPTS, max_new_tokens=40) == want
     new = {token for prompt, tokens in zip(PROMPTS, want, strict=True) for token in tokens[len(prompt) :]}
-    assert len(new) > 8
+    assert len(new) > 4
 
 
 def test_a_stop_token_ends_the_sequence(pair: tuple[Any, lc.Model]) -> None:
@@ -101,7 +101,7 @@ def test_sampling_is_repeated_by_its_seed(model: lc.Model) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.6}, {"top_k": 6, "top_p": 0.7}])
 def test_samples_follow_the_filtered_softmax(model: lc.Model, options: dict[str, Any]) -> None:
-    count, temperature = 4000, 1.5
+    count, temperature = 1500, 1.5
     prompts = [[4, 9]] * count
     drawn = model.generate(None, prompts, max_new_tokens=1, temperature=temperature, seed=11, **options)
     scores = torch.tensor(model.logits([[4, 9]])[:, -1]) / temperature

@@ -113,8 +113,12 @@ CASES: dict[str, dict[str, Any]] = {
     "neox": NEOX,
     "neox-sequential-tanh": NEOX | rotary(8) | {"parallel_residual": False, "activation": "gelu_new"},
     "neox-no-bias-tied": NEOX | {"bias": NONE, "tie_word_embeddings": True},
-    "neox-20b-head": NEOX | rotary(24) | {"head_dim": 96, "hidden_size": 96, "num_attention_heads": 1, "num_kv_heads": 1},
-    "neox-2.7b-head": NEOX | rotary(80) | {"head_dim": 80, "hidden_size": 160, "num_attention_heads": 2, "num_kv_heads": 2},
+    "neox-20b-head": NEOX
+    | rotary(24)
+    | {"head_dim": 96, "hidden_size": 96, "num_attention_heads": 1, "num_kv_heads": 1},
+    "neox-2.7b-head": NEOX
+    | rotary(80)
+    | {"head_dim": 80, "hidden_size": 160, "num_attention_heads": 2, "num_kv_heads": 2},
     "neox-learned-silu": NEOX | {"position": "learned", "activation": "silu"},
     "neox-no-positions-relu": NEOX | {"position": "none", "activation": "relu", "parallel_residual": False},
     "llama": LLAMA,
@@ -179,7 +183,9 @@ def test_the_rule_can_fail() -> None:
     assert not all(as_good(ours[key], theirs[key], truth[key], 3) for key in truth)
 
 
-@pytest.mark.parametrize("name", ["neox", "neox-sequential-tanh", "llama-gqa", "geglu", "rmsnorm-parallel", "layernorm-gqa"])
+@pytest.mark.parametrize(
+    "name", ["neox", "neox-sequential-tanh", "llama-gqa", "geglu", "rmsnorm-parallel", "layernorm-gqa"]
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_forward_and_gradients_in_half_precision(name: str, dtype: str) -> None:
     spec, kind = CASES[name], getattr(torch, dtype)

@@ -1,8 +1,10 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
 mod config;
+mod data;
 mod error;
 mod model;
+mod preprocess;
 mod signals;
 mod tokenizer;
 
@@ -12,7 +14,9 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     config::register(m)?;
+    data::register(m)?;
     model::register(m)?;
+    preprocess::register(m)?;
     tokenizer::register(m)?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use super::error::Result;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{Batch, Compat, Tokenizer, Worker};
+use crate::tokenizer::{Batch, Compat, Export, Tokenizer, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {
@@ -25,7 +25,9 @@ impl Text {
         if let Ok(text) = text.cast::<PyString>() {
             let backed = text.extract::<PyBackedStr>();
             return Ok(Self::Str(backed.map_err(|_| {
-                Error::UnsupportedInput(format!("{place} has a lone surrogate; encode it with errors=\"replace\" first"))
+                Error::UnsupportedInput(format!(
+                    "{place} has a lone surrogate; encode it with errors=\"replace\" first"
+                ))
             })?));
         }
         if let Ok(bytes) = text.cast::<PyBytes>() {
@@ -52,6 +54,12 @@ impl Text {
     }
 }
 
+/// A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+///
+/// Immutable and shared freely between threads; no begin, end or document piece is added unless
+/// asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
+///
+///     tok = Tokenizer.from_file("m.model"); tok.decode(tok.encode("日本語")) == "日本語"
 #[pyclass(name = "Tokenizer", module = "llmjp_core", frozen)]
 pub(crate) struct PyTokenizer {
     pub(crate) inner: Tokenizer,
@@ -98,6 +106,7 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
 
 #[pymethods]
 impl PyTokenizer {
+    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
     #[staticmethod]
     #[pyo3(signature = (path, *, compat = "sentencepiece"))]
     fn from_file(py: Python<'_>, path: PathBuf, compat: &str) -> Result<Self> {
@@ -106,6 +115,7 @@ impl PyTokenizer {
         Ok(Self { inner, workers: Mutex::default() })
     }
 
+    /// As `from_file`, from the file's bytes.
     #[staticmethod]
     #[pyo3(signature = (model, *, compat = "sentencepiece"))]
     fn from_bytes(py: Python<'_>, model: Vec<u8>, compat: &str) -> Result<Self> {
@@ -114,6 +124,7 @@ impl PyTokenizer {
         Ok(Self { inner, workers: Mutex::default() })
     }
 
+    /// The ids of one text.
     #[pyo3(signature = (text, *, add_bos = false, add_eos = false))]
     fn encode(&self, py: Python<'_>, text: &Bound<'_, PyAny>, add_bos: bool, add_eos: bool) -> Result<Vec<u32>> {
         let text = Text::new(text, "text")?;
@@ -128,6 +139,7 @@ impl PyTokenizer {
         Ok(ids)
     }
 
+    /// The ids of each text, over several threads; the same for any number of them.
     #[pyo3(signature = (texts, num_threads = None))]
     fn encode_batch<'py>(
         &self,
@@ -139,6 +151,7 @@ impl PyTokenizer {
         PyList::new(py, batch.offsets.windows(2).map(|w| &batch.ids[w[0]..w[1]]))
     }
 
+    /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
     #[pyo3(signature = (texts, num_threads = None))]
     #[expect(clippy::type_complexity, reason = "a pair of arrays")]
     fn encode_flat<'py>(
@@ -152,20 +165,44 @@ impl PyTokenizer {
         Ok((batch.ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
 
+    /// The pieces of a text, as strings; `▁` is a space.
     fn encode_as_pieces(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> Result<Vec<String>> {
         let text = Text::new(text, "text")?;
-        Ok(py.detach(|| self.with_worker(|worker| worker.encode_as_pieces(text.bytes()))))
+        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.bytes())));
+        Ok(tokens.into_iter().map(|token| token.piece).collect())
     }
 
+    /// The tokens of a text as `(id, piece, begin, end)`: places in characters of a `str`, in
+    /// bytes of `bytes`.
+    #[expect(clippy::type_complexity, reason = "a list of records")]
+    fn encode_with_offsets(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+    ) -> Result<Vec<(Option<u32>, String, usize, usize)>> {
+        let text = Text::new(text, "text")?;
+        let tokens = py.detach(|| {
+            let mut tokens = self.with_worker(|worker| worker.tokens(text.bytes()));
+            if let Text::Str(text) = &text {
+                crate::tokenizer::bytes_to_characters(&mut tokens, text);
+            }
+            tokens
+        });
+        Ok(tokens.into_iter().map(|t| (t.id, t.piece, t.begin, t.end)).collect())
+    }
+
+    /// The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.
     fn decode(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
         let ids = ids_of(ids)?;
         Ok(py.detach(|| self.inner.decode(&ids)).map_err(super::error::PyError::from)?)
     }
 
+    /// The id of a piece, `None` where there is no such piece (never the unknown id).
     fn piece_to_id(&self, piece: &str) -> Option<u32> {
         self.inner.piece_to_id(piece)
     }
 
+    /// The piece of an id.
     fn id_to_piece(&self, id: i64) -> Result<&str> {
         let piece = u32::try_from(id).ok().and_then(|id| self.inner.id_to_piece(id));
         let size = self.inner.vocab_size();
@@ -173,11 +210,14 @@ impl PyTokenizer {
         Ok(piece.ok_or_else(outside)?)
     }
 
+    /// The id that ends a document: of `piece`, else of the first of `<|endoftext|>`,
+    /// `<EOD|LLM-jp>`, `<EOD>` that the model has.
     #[pyo3(signature = (piece = None))]
     fn eod_id(&self, piece: Option<&str>) -> Result<u32> {
         Ok(self.inner.eod(piece)?)
     }
 
+    /// Number of pieces, of all kinds.
     #[getter]
     fn vocab_size(&self) -> usize {
         self.inner.vocab_size()
@@ -203,25 +243,38 @@ impl PyTokenizer {
         self.inner.pad_id()
     }
 
+    /// SHA-256 of the model file.
     #[getter]
     fn fingerprint(&self) -> &str {
         self.inner.fingerprint()
     }
 
+    /// Whose ids these are; see `from_file`.
     #[getter]
     fn compat(&self) -> String {
         self.inner.compat().to_string()
     }
 
+    /// Writes the `.model` file.
     fn save(&self, py: Python<'_>, path: PathBuf) -> Result<()> {
         Ok(py.detach(|| self.inner.save(&path))?)
+    }
+
+    /// Writes a folder that `transformers.AutoTokenizer` opens, with the same ids. `parse_special`:
+    /// whether `</s>` typed in a text becomes the special piece there.
+    #[pyo3(signature = (dir, *, parse_special = false))]
+    fn export(&self, py: Python<'_>, dir: PathBuf, parse_special: bool) -> Result<()> {
+        Ok(py.detach(|| self.inner.export(&dir, Export { parse_special }))?)
     }
 
     fn __len__(&self) -> usize {
         self.inner.vocab_size()
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
         let this = slf.get();
         let partial = py.import("functools")?.getattr("partial")?;
         let kwargs = pyo3::types::PyDict::new(py);

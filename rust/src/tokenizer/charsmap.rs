@@ -40,8 +40,7 @@ impl Charsmap {
             return Err(broken(&format!("an array of {size} bytes in a blob of {}", blob.len())));
         }
         let (array, replacements) = rest.split_at(size);
-        let units: Vec<u32> =
-            array.chunks_exact(4).map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]])).collect();
+        let units: Vec<u32> = array.chunks_exact(4).map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]])).collect();
         let replacements = std::str::from_utf8(replacements).map_err(|_| broken("a replacement is not UTF-8"))?;
         if !replacements.ends_with('\0') {
             return Err(broken("the last replacement has no end"));

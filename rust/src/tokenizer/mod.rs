@@ -5,11 +5,14 @@
 
 mod automaton;
 mod batch;
+mod bpe;
 mod charsmap;
 mod checks;
 mod compat;
 mod decode;
 mod double_array;
+mod export;
+mod merge;
 mod model_file;
 mod normalizer;
 mod symbols;
@@ -24,5 +27,6 @@ mod worker;
 
 pub use batch::{Batch, default_threads};
 pub use compat::Compat;
+pub use export::Export;
 pub use tokenizer::Tokenizer;
-pub use worker::Worker;
+pub use worker::{Token, Worker, bytes_to_characters};

@@ -62,10 +62,6 @@ impl Normalizer {
             && !(self.whitespace_as_suffix && self.add_dummy_prefix)
     }
 
-    pub(super) fn escapes_spaces(&self) -> bool {
-        self.space == SPACE_SYMBOL
-    }
-
     pub(super) fn adds_dummy_prefix(&self) -> bool {
         self.add_dummy_prefix
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::automaton::{Automaton, Entry};
+use super::bpe::Bpe;
 use super::compat::Compat;
 use super::model_file::{Kind, ModelFile, ModelType};
 use super::normalizer::{Normalized, Normalizer};
@@ -35,11 +36,13 @@ pub(super) struct Inner {
     normalizer_name: String,
     fingerprint: String,
     model: Vec<u8>,
+    lowest_score: f32,
 }
 
 pub(super) enum Engine {
     Current(Automaton<f32>),
     Classic(Automaton<f64>),
+    Bpe(Bpe),
 }
 
 impl Tokenizer {
@@ -67,12 +70,23 @@ impl Tokenizer {
         let engine = match (file.model_type, compat) {
             (ModelType::Unigram, Compat::SentencePiece) => Engine::Current(current(&file)?),
             (ModelType::Unigram, Compat::SentencePieceClassic) => Engine::Classic(classic(&file)?),
-            (ModelType::Bpe, _) => return Err(Error::Tokenizer("models of type BPE are not supported yet".to_owned())),
+            // Both generations merge alike.
+            (ModelType::Bpe, _) => Engine::Bpe(Bpe::new(&file, &vocab)),
         };
         let (unk_surface, normalizer_name) = (file.unk_surface.to_owned(), file.normalizer.name.to_owned());
-        let fingerprint = fingerprint(&bytes);
-        let inner =
-            Inner { vocab, normalizer, denormalizer, engine, unk_surface, compat, normalizer_name, fingerprint, model: bytes };
+        let lowest_score = lowest_score(&file);
+        let inner = Inner {
+            vocab,
+            normalizer,
+            denormalizer,
+            engine,
+            unk_surface,
+            compat,
+            normalizer_name,
+            fingerprint: fingerprint(&bytes),
+            lowest_score,
+            model: bytes,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -105,6 +119,10 @@ impl Tokenizer {
     /// The score of a piece in the model file.
     pub fn score(&self, id: u32) -> Option<f32> {
         self.inner.vocab.scores.get(id as usize).copied()
+    }
+
+    pub(super) fn lowest_score(&self) -> f32 {
+        self.inner.lowest_score
     }
 
     /// Whether the piece has no text of its own, such as `</s>`.
@@ -147,6 +165,7 @@ impl Tokenizer {
     pub fn model_type(&self) -> &'static str {
         match &self.inner.engine {
             Engine::Current(_) | Engine::Classic(_) => "unigram",
+            Engine::Bpe(_) => "bpe",
         }
     }
 
@@ -200,19 +219,29 @@ fn fingerprint(bytes: &[u8]) -> String {
 fn matchable<'f>(file: &'f ModelFile<'_>) -> impl Iterator<Item = (u32, &'f super::model_file::Piece<'f>)> {
     let escapes = file.normalizer.escape_whitespaces;
     let pieces = file.pieces.iter().enumerate().map(|(id, piece)| (id as u32, piece));
-    pieces.filter(move |(_, p)| matches!(p.kind, Kind::Normal | Kind::UserDefined) && !(escapes && p.text.contains(' ')))
+    pieces
+        .filter(move |(_, p)| matches!(p.kind, Kind::Normal | Kind::UserDefined) && !(escapes && p.text.contains(' ')))
+}
+
+/// Of the normal pieces.
+fn lowest_score(file: &ModelFile<'_>) -> f32 {
+    let normal = file.pieces.iter().filter(|p| p.kind == Kind::Normal);
+    normal.map(|p| p.score).fold(f32::MAX, f32::min)
 }
 
 fn unknown_score(file: &ModelFile<'_>) -> f32 {
-    let normal = file.pieces.iter().filter(|p| p.kind == Kind::Normal);
-    normal.map(|p| p.score).fold(f32::MAX, f32::min) - UNKNOWN_PENALTY
+    lowest_score(file) - UNKNOWN_PENALTY
+}
+
+/// So high that a user-defined symbol always wins over what it is made of.
+pub(super) fn user_defined_score(piece: &str) -> f32 {
+    (0.1 * (piece.len() as f64 - 1.0)) as f32
 }
 
 fn current(file: &ModelFile<'_>) -> Result<Automaton<f32>> {
     let entries: Vec<_> = matchable(file)
         .map(|(id, piece)| {
-            let bonus = (0.1 * (piece.text.len() as f64 - 1.0)) as f32;
-            let score = if piece.kind == Kind::UserDefined { bonus } else { piece.score };
+            let score = if piece.kind == Kind::UserDefined { user_defined_score(piece.text) } else { piece.score };
             Entry { text: piece.text, id, score }
         })
         .collect();

@@ -140,7 +140,8 @@ impl<R: Rule> Search<R> {
     fn step(&mut self, automaton: &Automaton<R::Score>, state: State, character: char) -> State {
         let (state, matches) = automaton.step(state, character);
         let end = self.last.len() + 1;
-        let (sum, last) = if self.resets.is_empty() { self.best(matches, end) } else { self.best_after_reset(matches, end) };
+        let (sum, last) =
+            if self.resets.is_empty() { self.best(matches, end) } else { self.best_after_reset(matches, end) };
         let mask = self.sums.len() - 1;
         self.sums[end & mask] = sum;
         self.last.push(last);
@@ -192,7 +193,7 @@ impl<R: Rule> Search<R> {
         best.unwrap_or((R::Sum::default(), Packed::UNKNOWN))
     }
 
-    /// The pieces of the best path, last first: `known(id, length)` or `unknown(character)`.
+    /// The pieces of the best path, last first.
     #[inline(always)]
     pub(super) fn backwards(&self, mut each: impl FnMut(Step)) {
         let mut end = self.last.len();
@@ -204,7 +205,7 @@ impl<R: Rule> Search<R> {
                 let character = unknowns.find(|(at, _)| *at == end).map_or('\u{fffd}', |(_, c)| *c);
                 each(Step::Unknown(character));
             } else {
-                each(Step::Known { id: last.id(), characters: last.length() });
+                each(Step::Known { id: last.id() });
             }
             end -= last.length();
         }
@@ -214,6 +215,6 @@ impl<R: Rule> Search<R> {
 /// One piece of a best path.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
-    Known { id: u32, characters: usize },
+    Known { id: u32 },
     Unknown(char),
 }

@@ -42,7 +42,11 @@ impl Vocab {
             ends: Vec::with_capacity(file.pieces.len()),
             scores: file.pieces.iter().map(|p| p.score).collect(),
             kinds: file.pieces.iter().map(|p| p.kind).collect(),
-            byte_values: file.pieces.iter().map(|p| (p.kind == Kind::Byte).then(|| byte_of(p.text)).flatten()).collect(),
+            byte_values: file
+                .pieces
+                .iter()
+                .map(|p| (p.kind == Kind::Byte).then(|| byte_of(p.text)).flatten())
+                .collect(),
             bytes: None,
             unknown: file.pieces.iter().position(|p| p.kind == Kind::Unknown).map(|id| id as u32),
             table: Table::new(file.pieces.len()),
