@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::isa::simd;
-use super::math::{erf, exp, sigmoid, tanh};
+use super::math::{erf, exp, sigmoid};
 use super::parallel::install;
 use crate::dtype::Element;
 const BLOCK: usize = 1 << 13;
@@ -64,7 +64,7 @@ pub enum Activation {
 pub fn value(x: f32, kind: Activation) -> f32 {
     match kind {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * INV_SQRT_2)),
-        Activation::GeluTanh => 0.5 * x * (1.0 + tanh(inner(x))),
+        Activation::GeluTanh => x * gate(x),
         Activation::Silu => x * sigmoid(x),
         // Not `max`, which turns NaN into 0.
         Activation::Relu => {
@@ -77,9 +77,10 @@ pub fn value(x: f32, kind: Activation) -> f32 {
     }
 }
 
+/// ½(1 + tanh u) = sigmoid(2u), which keeps its digits where tanh is near −1;  u = √(2/π)·(x + 0.044715·x³).
 #[inline(always)]
-fn inner(x: f32) -> f32 {
-    SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)
+fn gate(x: f32) -> f32 {
+    sigmoid(2.0 * SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
 }
 
 /// d act(x) / dx.
@@ -88,8 +89,8 @@ pub fn slope(x: f32, kind: Activation) -> f32 {
     match kind {
         Activation::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_2PI * exp(-0.5 * x * x),
         Activation::GeluTanh => {
-            let t = tanh(inner(x));
-            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x)
+            let s = gate(x);
+            s + x * s * (1.0 - s) * 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x)
         }
         Activation::Silu => {
             let s = sigmoid(x);

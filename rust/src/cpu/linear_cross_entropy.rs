@@ -95,8 +95,10 @@ pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f
     if let Some(scale) = scale {
         let p = scale * (1.0 + 2.0 * o.z_loss * lse) / total;
         let shift = scale * smooth / v as f32;
+        // Its own formula: next to 1, p − 1 + (z-loss) must not round the second away.
+        let hit = l[y] / total;
         l.iter_mut().for_each(|l| *l = *l * p - shift);
-        l[y] -= scale * (1.0 - smooth);
+        l[y] = scale * (hit - 1.0 + smooth + 2.0 * o.z_loss * lse * hit) - shift;
     }
     rest - (1.0 - smooth) * at_target - smooth * mean + o.z_loss * lse * lse
 }
