@@ -9,7 +9,18 @@ import argparse
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-NAMES = ("quickstart", "tokenizer", "preprocess", "convert", "generate", "info", "selftest")
+NAMES = (
+    "quickstart",
+    "train",
+    "config",
+    "plan",
+    "tokenizer",
+    "preprocess",
+    "convert",
+    "generate",
+    "info",
+    "selftest",
+)
 """In the order of the help."""
 
 Subparsers = Any

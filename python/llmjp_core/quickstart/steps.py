@@ -140,7 +140,9 @@ def export(trained: Model, tokenizer: Tokenizer, folder: Path) -> Model:
     model = Model.load(folder)
     ids = [tokenizer.encode(PROMPT)]
     if not np.array_equal(model.logits(ids), trained.logits(ids)):
-        raise InternalError(f"the model read back from {folder} gives other logits than the one written; please report it")
+        raise InternalError(
+            f"the model read back from {folder} gives other logits than the one written; please report it"
+        )
     return model
 
 

@@ -81,7 +81,8 @@ pub(crate) fn check(run: &RunConfig) -> Result<()> {
     Parameters::of(&run.model)?;
     let model = &run.model;
     let tokens = wide(run.micro_batch_size) * wide(run.seq_length);
-    let width = 8 * wide(model.hidden_size) + 2 * attention_rows(model) + 2 * (mlp_rows(model) + wide(model.ffn_hidden_size));
+    let width =
+        8 * wide(model.hidden_size) + 2 * attention_rows(model) + 2 * (mlp_rows(model) + wide(model.ffn_hidden_size));
     let elements = tokens * width * (wide(model.num_layers) + 2);
     if elements > MOST {
         return Err(Error::Config(format!(

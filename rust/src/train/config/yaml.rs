@@ -147,9 +147,7 @@ pub(crate) fn parse(source: &str, text: &str) -> Result<Node> {
 
 fn syntax(source: &str, error: &serde_saphyr::Error) -> Error {
     let place = match error.location() {
-        Some(location) => {
-            Place { source: source.into(), line: location.line(), column: location.column() }.to_string()
-        }
+        Some(location) => Place { source: source.into(), line: location.line(), column: location.column() }.to_string(),
         None => source.to_owned(),
     };
     let message = error.to_string();
@@ -271,7 +269,7 @@ impl Builder<'_> {
             Scalar::Text => Content::Text(written.to_owned()),
         };
         let surprise = match content {
-            Content::Int(_) | Content::Float(_) => scalar::surprise(written).map(|base| (written.to_owned(), base)),
+            Content::Int(_) => scalar::surprise(written).map(|base| (written.to_owned(), base)),
             _ => None,
         };
         Node { content, place, surprise }

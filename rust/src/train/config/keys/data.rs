@@ -5,6 +5,7 @@ use super::Kind::{Bool as B, Choice, Float as F, Floats, Int as I, Text, Texts};
 use super::Range::{Finite, Positive};
 use super::{Key, e, o, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("data_path", Text, Null, "prefix of one dataset (without .bin and .idx), cut by split"),
     e("split", Text, T("969, 30, 1"), "shares of the documents for train, valid and test"),
@@ -14,17 +15,40 @@ pub(super) const KEYS: &[Key] = &[
     e("train_data_weights", Floats, Null, "weights in the blend; null: all 1"),
     e("valid_data_weights", Floats, Null, "weights in the blend; null: all 1"),
     e("test_data_weights", Floats, Null, "weights in the blend; null: all 1"),
-    e("train_label_data_paths", Texts, Null, "datasets of targets, one beside each training set; a negative target has no loss"),
+    e(
+        "train_label_data_paths",
+        Texts,
+        Null,
+        "datasets of targets, one beside each training set; a negative target has no loss",
+    ),
     e("valid_label_data_paths", Texts, Null, "as train_label_data_paths"),
     e("test_label_data_paths", Texts, Null, "as train_label_data_paths"),
     e("weight_by_num_documents", B, Bool(false), "weights from the numbers of documents instead of the given ones"),
     e("weighted_sampler_alpha", F(Positive), Float(1.0), "below 1 it favours small sets (weight_by_num_documents)"),
     e("data_impl", Choice(&["infer", "mmap"], &["cached"]), T("infer"), "datasets are always memory-mapped"),
-    e("pack_impl", Choice(&["packed", "pack_until_overflow", "unpacked"], &[]), T("packed"), "how documents become samples"),
+    e(
+        "pack_impl",
+        Choice(&["packed", "pack_until_overflow", "unpacked"], &[]),
+        T("packed"),
+        "how documents become samples",
+    ),
     e("allow_chopped", B, Bool(true), "false: leave out documents longer than a sample (not with packed)"),
     e("eod_mask_loss", B, Bool(false), "no loss where the input is the end-of-document token"),
-    o("index_flavor", Choice(&["neox", "megatron"], &[]), T("neox"), "whose sample index: they differ in the last epoch and in the split's rounding"),
-    e("tokenizer_type", Choice(&["GPT2BPETokenizer", "HFTokenizer", "SPMTokenizer", "CharLevelTokenizer"], &["HFGPT2Tokenizer", "TiktokenTokenizer"]), T("GPT2BPETokenizer"), "what vocab_file holds"),
+    o(
+        "index_flavor",
+        Choice(&["neox", "megatron"], &[]),
+        T("neox"),
+        "whose sample index: they differ in the last epoch and in the split's rounding",
+    ),
+    e(
+        "tokenizer_type",
+        Choice(
+            &["GPT2BPETokenizer", "HFTokenizer", "SPMTokenizer", "CharLevelTokenizer"],
+            &["HFGPT2Tokenizer", "TiktokenTokenizer"],
+        ),
+        T("GPT2BPETokenizer"),
+        "what vocab_file holds",
+    ),
     e("vocab_file", Text, Null, "SPMTokenizer: a .model; HFTokenizer: tokenizer.json; GPT2BPETokenizer: vocab.json"),
     e("merge_file", Text, Null, "GPT2BPETokenizer: merges.txt"),
     o("eod_token", Text, Null, "the end-of-document piece; null: <|endoftext|>"),

@@ -5,6 +5,7 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Int as I, List, Text
 use super::Range::{NotNegative, Positive, Share};
 use super::{Key, e, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const LOGGING: &[Key] = &[
     e("log_interval", I(1), Int(100), "steps between lines of the log"),
     e("log_dir", Text, Null, "folder of the log and of metrics.jsonl"),
@@ -47,8 +48,14 @@ pub(super) const LOGGING: &[Key] = &[
     w("dump_state", B, Bool(false), "DeepSpeed's"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const GENERATION: &[Key] = &[
-    e("text_gen_type", Choice(&["unconditional", "input-file", "interactive"], &["precompute"]), Null, "null: input-file with sample_input_file, else unconditional"),
+    e(
+        "text_gen_type",
+        Choice(&["unconditional", "input-file", "interactive"], &["precompute"]),
+        Null,
+        "null: input-file with sample_input_file, else unconditional",
+    ),
     e("sample_input_file", Text, Null, "one prompt a line"),
     e("sample_output_file", Text, T("samples.txt"), "JSON lines"),
     e("num_samples", I(1), Int(1), "of text_gen_type unconditional"),

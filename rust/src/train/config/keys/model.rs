@@ -6,10 +6,19 @@ use super::Range::{Positive, Share};
 use super::{Key, e, o, r, w};
 
 const INIT: super::Kind = Choice(
-    &["normal", "scaled_normal", "xavier_uniform", "xavier_normal", "wang_init", "small_init", "single_residual_scaled_normal"],
+    &[
+        "normal",
+        "scaled_normal",
+        "xavier_uniform",
+        "xavier_normal",
+        "wang_init",
+        "small_init",
+        "single_residual_scaled_normal",
+    ],
     &["orthogonal", "scaled_orthogonal"],
 );
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("num_layers", I(1), Null, "decoder blocks; required"),
     e("hidden_size", I(1), Null, "width of the residual stream; required, a multiple of num_attention_heads"),
@@ -17,19 +26,52 @@ pub(super) const KEYS: &[Key] = &[
     e("num_kv_heads", I(1), Null, "key and value heads (GQA); null: num_attention_heads"),
     e("seq_length", I(1), Null, "tokens of a sample; required"),
     e("max_position_embeddings", I(1), Null, "longest sequence the model knows; required, at least seq_length"),
-    e("intermediate_size", I(1), Null, "MLP width before GPT-NeoX's scaling: a gated MLP gets a third of it, so write 3 x HF's intermediate_size, or use ffn_hidden_size; null: 4 x hidden_size"),
+    e(
+        "intermediate_size",
+        I(1),
+        Null,
+        "MLP width before GPT-NeoX's scaling: a gated MLP gets a third of it, so write 3 x HF's intermediate_size, or use ffn_hidden_size; null: 4 x hidden_size",
+    ),
     e("expansion_factor", F(Positive), Null, "intermediate_size as a multiple of hidden_size"),
     e("mlp_multiple_of", I(1), Int(1), "the MLP width is rounded up to a multiple of it"),
-    o("ffn_hidden_size", I(1), Null, "MLP width as it is (HF's intermediate_size), gated or not; wins over GPT-NeoX's rule"),
-    e("activation", Choice(&["gelu", "geglu", "relu", "swish", "silu", "swiglu"], &["softsign", "mish", "reglu", "bilinear", "glu"]), T("gelu"), "swiglu and geglu are gated; swish is silu"),
-    e("bias_gelu_fusion", B, Bool(false), "true: gelu in its tanh form, false: with erf (it changes numbers, not only speed)"),
-    e("norm", Choice(&["layernorm", "rmsnorm"], &["non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"]), T("layernorm"), "norm before attention, before the MLP and at the end"),
+    o(
+        "ffn_hidden_size",
+        I(1),
+        Null,
+        "MLP width as it is (HF's intermediate_size), gated or not; wins over GPT-NeoX's rule",
+    ),
+    e(
+        "activation",
+        Choice(
+            &["gelu", "geglu", "relu", "swish", "silu", "swiglu"],
+            &["softsign", "mish", "reglu", "bilinear", "glu"],
+        ),
+        T("gelu"),
+        "swiglu and geglu are gated; swish is silu",
+    ),
+    e(
+        "bias_gelu_fusion",
+        B,
+        Bool(false),
+        "true: gelu in its tanh form, false: with erf (it changes numbers, not only speed)",
+    ),
+    e(
+        "norm",
+        Choice(&["layernorm", "rmsnorm"], &["non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"]),
+        T("layernorm"),
+        "norm before attention, before the MLP and at the end",
+    ),
     e("layernorm_epsilon", F(Positive), Float(1e-5), "of norm layernorm"),
     e("rms_norm_epsilon", F(Positive), Float(1e-8), "of norm rmsnorm"),
     e("use_bias_in_norms", B, Bool(true), "of norm layernorm; rmsnorm has none"),
     e("use_bias_in_attn_linear", B, Bool(true), "biases of QKV and of the attention output"),
     e("use_bias_in_mlp", B, Bool(true), "biases of both MLP layers"),
-    e("pos_emb", Choice(&["learned", "rotary", "none"], &["sinusoidal", "rpe", "alibi"]), T("learned"), "how a token knows its place"),
+    e(
+        "pos_emb",
+        Choice(&["learned", "rotary", "none"], &["sinusoidal", "rpe", "alibi"]),
+        T("learned"),
+        "how a token knows its place",
+    ),
     e("rotary_pct", F(Share), Float(1.0), "share of each head that rotates"),
     e("rotary_emb_base", F(Positive), Int(10000), "theta of the rotary angles"),
     e("gpt_j_residual", B, Bool(false), "attention and MLP in parallel: x + Attn(norm x) + MLP(norm' x)"),
@@ -47,7 +89,12 @@ pub(super) const KEYS: &[Key] = &[
     r("rpe_num_buckets", I(1), Int(32), "pos_emb rpe is not supported"),
     r("rpe_max_distance", I(1), Int(128), "pos_emb rpe is not supported"),
     r("opt_pos_emb_offset", I(0), Int(0), "OPT's shifted positions are not supported"),
-    r("gpt_j_tied", B, Bool(false), "one norm shared by both branches is not supported, and no Hugging Face class holds it"),
+    r(
+        "gpt_j_tied",
+        B,
+        Bool(false),
+        "one norm shared by both branches is not supported, and no Hugging Face class holds it",
+    ),
     r("num_unique_layers", I(1), Null, "layers that share parameters are not supported"),
     r("param_sharing_style", Text, T("grouped"), "layers that share parameters are not supported"),
     r("soft_prompt_tuning", Dict, Null, "soft prompts are not supported; train all weights or use another tool"),
@@ -66,6 +113,7 @@ pub(super) const KEYS: &[Key] = &[
     w("rotary_save_freqs_buffer", B, Bool(false), "rotary tables are never stored"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KERNELS: &[Key] = &[
     w("layernorm_fusion", B, Bool(false), "norms are always one kernel"),
     w("rmsnorm_fusion", B, Bool(false), "norms are always one kernel"),

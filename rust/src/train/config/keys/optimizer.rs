@@ -5,9 +5,10 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Floats as Fs, Int as
 use super::Range::{NotNegative, Positive, Share};
 use super::{Key, e, o, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("optimizer", Section, Null, "type and params; null: Adam with its defaults"),
-    e("optimizer.type", Choice(&["adam", "adamw", "cpu_adam", "cpu_torch_adam"], &["onebitadam", "sm3", "madgrad_wd", "sgd", "lion", "adamw8bit", "adam8bit"]), T("adam"), "all supported types are AdamW (decay apart from the gradient)"),
+    e("optimizer.type", Choice(&["Adam", "AdamW", "CPU_Adam", "CPU_Torch_Adam"], &["OneBitAdam", "SM3", "madgrad_wd", "SGD", "Lion", "AdamW8bit", "Adam8bit"]), T("Adam"), "all supported types are AdamW (decay apart from the gradient)"),
     e("optimizer.params", Section, Null, "required where optimizer is written"),
     e("optimizer.params.lr", F(NotNegative), Float(1e-3), "highest learning rate"),
     e("optimizer.params.betas", Fs, Floats(&[0.9, 0.999]), "decay of the two moments"),

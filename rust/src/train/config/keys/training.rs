@@ -5,8 +5,14 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Int as I, Ints, Numb
 use super::Range::{Finite, NotNegative, Positive};
 use super::{Key, e, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const BATCH: &[Key] = &[
-    e("train_batch_size", I(1), Null, "sequences of an optimizer step = micro batch x accumulation steps; what is missing of the three is derived"),
+    e(
+        "train_batch_size",
+        I(1),
+        Null,
+        "sequences of an optimizer step = micro batch x accumulation steps; what is missing of the three is derived",
+    ),
     e("train_micro_batch_size_per_gpu", I(1), Null, "sequences of one forward and backward pass"),
     e("gradient_accumulation_steps", I(1), Null, "micro-batches of a step; null: derived, else 1"),
     e("train_iters", I(1), Null, "optimizer steps; exactly one of it and train_epochs"),
@@ -45,6 +51,7 @@ pub(super) const BATCH: &[Key] = &[
     r("data_efficiency", Dict, Null, "data efficiency is not supported; leave it out or write enabled: false"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const CONTROL: &[Key] = &[
     e("save", Text, Null, "folder of the checkpoints"),
     e("load", Text, Null, "folder to go on from; may be empty at the first start"),

@@ -7,7 +7,8 @@ use crate::data::{DataConfig, IndexFlavor, Packing, Source, Sources};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::train::config::run::TokenizerConfig;
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 use crate::train::config::vocabulary;
 
 const PARTS: [&str; 3] = ["train", "valid", "test"];
@@ -85,7 +86,8 @@ fn sources(values: &mut Values) -> Result<Option<Sources>> {
             Ok(Some(Sources::Lists { train: train?, valid: valid?, test: test? }))
         }
         (None, _) => {
-            let missing = PARTS.iter().filter(|part| !given.contains(part)).map(|part| format!("\"{part}_data_paths\""));
+            let missing =
+                PARTS.iter().filter(|part| !given.contains(part)).map(|part| format!("\"{part}_data_paths\""));
             Err(Error::Config(format!(
                 "{}: the lists for train, valid and test come together; {} is missing",
                 values.at(&format!("{}_data_paths", given[0])),

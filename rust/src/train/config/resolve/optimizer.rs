@@ -4,13 +4,17 @@ use crate::error::{Error, Result};
 use crate::train::config::run::{
     DecayStyle, LossReduction, OptimizerConfig, ScheduleConfig, ScheduleFlavor, ScheduleFractions,
 };
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 pub(super) fn optimizer(values: &mut Values) -> Result<OptimizerConfig> {
     if values.given("optimizer") {
         for key in ["optimizer.type", "optimizer.params"] {
             if !values.given(key) {
-                return Err(Error::Config(format!("{} needs the keys \"type\" and \"params\"", values.at("optimizer"))));
+                return Err(Error::Config(format!(
+                    "{} needs the keys \"type\" and \"params\"",
+                    values.at("optimizer")
+                )));
             }
         }
         if !values.given("optimizer.params.lr") {
@@ -152,10 +156,12 @@ fn wsd_decay(values: &Values, style: DecayStyle, decay: usize, warmup: f64) -> R
             "{} wsd needs \"lr_wsd_decay_iters\", the steps of its final decay",
             values.at("lr_decay_style")
         ))),
-        (DecayStyle::Wsd, Some(steps)) if decay > 0 && steps as f64 + warmup > decay as f64 => Err(Error::Config(format!(
-            "{} {steps} and a warm-up of {warmup} steps are more than the {decay} steps until the end of the decay",
-            values.at("lr_wsd_decay_iters")
-        ))),
+        (DecayStyle::Wsd, Some(steps)) if decay > 0 && steps as f64 + warmup > decay as f64 => {
+            Err(Error::Config(format!(
+                "{} {steps} and a warm-up of {warmup} steps are more than the {decay} steps until the end of the decay",
+                values.at("lr_wsd_decay_iters")
+            )))
+        }
         (DecayStyle::Wsd, Some(steps)) => Ok(steps),
         (_, Some(_)) => {
             Err(Error::Config(format!("{} is of lr_decay_style wsd only", values.at("lr_wsd_decay_iters"))))
