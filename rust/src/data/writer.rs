@@ -41,6 +41,8 @@ pub struct Progress {
 pub struct DatasetWriter {
     prefix: PathBuf,
     kind: TokenType,
+    /// What the names of unfinished files end in.
+    suffix: String,
     bin: Part,
     lengths: Part,
     /// The end (in sequences) of each document.
@@ -77,7 +79,8 @@ impl DatasetWriter {
             Ok(())
         })?;
         guard.disarm();
-        Ok(Self { prefix: prefix.to_owned(), kind, bin, lengths, ends, written: at, hash, keep: false })
+        let (prefix, suffix) = (prefix.to_owned(), suffix.to_owned());
+        Ok(Self { prefix, kind, suffix, bin, lengths, ends, written: at, hash, keep: false })
     }
 
     pub fn kind(&self) -> TokenType {
@@ -177,7 +180,7 @@ impl DatasetWriter {
         self.check_ends()?;
         self.bin.sync()?;
         let (bin, idx) = (with_suffix(&self.prefix, ".bin"), with_suffix(&self.prefix, ".idx"));
-        let aside = files::aside(&idx);
+        let aside = with_suffix(&idx, &self.suffix);
         let guard = Removal(vec![aside.clone()]);
         let (idx_bytes, idx_sha256) = self.write_index(&aside)?;
         match fs::remove_file(&idx) {

@@ -297,7 +297,7 @@ fn num_threads(py: Python<'_>) -> usize {
 /// The instruction set that was chosen: `avx2` or `baseline`.
 #[pyfunction]
 fn isa() -> &'static str {
-    cpu_isa::ISA.name()
+    cpu_isa::isa().name()
 }
 
 /// [(name, error, bound, passed)] of each result of each op in float32 against its float64 reference.
