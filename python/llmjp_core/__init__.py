@@ -6,3 +6,5 @@ from . import errors as errors
 from ._core import Tokenizer as Tokenizer
 from ._core import __version__ as __version__
 from .model import Model as Model
+from .run import Run as Run
+from .run import train as train

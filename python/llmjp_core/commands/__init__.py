@@ -9,7 +9,7 @@ import argparse
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-NAMES = ("quickstart", "tokenizer", "convert", "generate", "info", "selftest")
+NAMES = ("quickstart", "train", "tokenizer", "convert", "generate", "info", "selftest")
 """In the order of the help."""
 
 Subparsers = Any
