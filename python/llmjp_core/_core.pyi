@@ -84,7 +84,7 @@ def data_tokenize(
     vocab_size: int,
     bos: int | None,
     eod: int | None,
-    workers: int,
+    workers: int | None,
     skip_errors: bool,
     format: str | None,
     txt: str,
