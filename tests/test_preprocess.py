@@ -269,6 +269,7 @@ def test_contradicting_options(tok: lc.Tokenizer, tmp_path: Path) -> None:
         ({"txt": "words"}, errors.UnsupportedInputError, "words"),
         ({"inputs": tmp_path / "b.txt", "keys": ["a", "b"]}, errors.ConfigError, "no keys"),
         ({"keys": []}, errors.ConfigError, "keys"),
+        ({"keys": ["text", "text"]}, errors.ConfigError, "two keys"),
     ):
         with pytest.raises(error, match=what):
             lc.data.tokenize(**{"inputs": path, "tok": tok, "out_prefix": tmp_path / "d", **options})  # type: ignore[arg-type]

@@ -110,6 +110,10 @@ def test_another_job_does_not_take_over(
     leave_parts(mine, tok, tmp_path / "f")
     assert lc.data.tokenize(mine, tok, tmp_path / "f", workers=5, on_error="skip").resumed
     assert both_files(tmp_path / "f") == expected
+    leave_parts(mine, tok, tmp_path / "g")
+    os.truncate(tmp_path / "g.bin.partial", 10)
+    assert not lc.data.tokenize(mine, tok, tmp_path / "g").resumed
+    assert both_files(tmp_path / "g") == expected
 
 
 def leave_parts(path: Path, tok: lc.Tokenizer, prefix: Path) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -206,16 +206,23 @@ class _Loop:
                 finally:
                     self.sinks.close()
             finally:
-                # After an error (a full disk, say) the error itself is what must be seen.
-                with suppress(FileError if reason == "error" else ()):
-                    self.metrics.write({"event": "end", "iteration": self.done, "reason": reason, "time": time.time()})
-                self.metrics.close()
+                self._end(reason)
+            run.status = reason
+            if run.interrupted:
+                self.say(self._how_to_go_on())
         finally:
             self.trainer.release()
             self.view.close()
-        run.status = reason
-        if run.interrupted:
-            self.say(self._how_to_go_on())
+
+    def _end(self, reason: str) -> None:
+        try:
+            self.metrics.write({"event": "end", "iteration": self.done, "reason": reason, "time": time.time()})
+        except FileError:
+            # After an error (a full disk, say) the error itself is what must be seen.
+            if reason != "error":
+                raise
+        finally:
+            self.metrics.close()
 
     def _steps(self) -> str:
         """Until the end, a signal or `exit_interval`; then a checkpoint and the last evaluations."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import config
+from ..errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def split(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         if "=" in item and not os.path.exists(path):
             key, value = config.parse_override(item)
             if key in overrides:
-                raise config.ConfigError(f"override {key!r} is given twice; remove one")
+                raise ConfigError(f"override {key!r} is given twice; remove one")
             overrides[key] = value
         else:
             files.append(path)

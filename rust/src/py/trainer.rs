@@ -114,9 +114,8 @@ impl PyTrainer {
             let params = trainer.decoder().params().iter();
             params.map(|p| (p.name.clone(), p.shape.clone(), arena(trainer)[p.range()].to_vec())).collect::<Vec<_>>()
         })?;
-        let array = |(name, shape, values): (String, Vec<usize>, Vec<f32>)| {
-            Ok((name, values.into_pyarray(py).reshape(shape)?))
-        };
+        let array =
+            |(name, shape, values): (String, Vec<usize>, Vec<f32>)| Ok((name, values.into_pyarray(py).reshape(shape)?));
         copied.into_iter().map(array).collect()
     }
 }

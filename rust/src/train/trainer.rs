@@ -150,11 +150,7 @@ impl Trainer {
         };
         self.advance(&gradient, note.is_some());
         let seconds = begin.elapsed().as_secs_f64();
-        let timers = Timers {
-            batch_generator: filled,
-            forward_backward: passed - filled,
-            optimizer: seconds - passed,
-        };
+        let timers = Timers { batch_generator: filled, forward_backward: passed - filled, optimizer: seconds - passed };
         let p = self.progress;
         Ok(StepReport {
             iteration: p.iteration,

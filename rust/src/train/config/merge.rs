@@ -156,11 +156,10 @@ pub fn parse_override(text: &str) -> Result<(String, Value)> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
         return Err(Error::Config(format!("override {text:?}: expected key=value")));
     };
-    if let Some(number) = super::scalar::numeric_text(value).and_then(serde_json::Number::from_f64) {
-        if value.trim().parse::<i64>().is_err() {
-            return Ok((key.trim().into(), Value::Number(number)));
-        }
+    let float = super::scalar::numeric_text(value).filter(|_| value.trim().parse::<i64>().is_err());
+    if let Some(number) = float.and_then(serde_json::Number::from_f64) {
+        return Ok((key.trim().into(), Value::Number(number)));
     }
     let node = yaml::parse(&format!("override {:?}", key.trim()), value)?;
-    Ok((key.trim().into(), super::values::json(&node.content)))
+    Ok((key.trim().into(), super::types::json(&node.content)))
 }

@@ -1,8 +1,9 @@
 //! A GPT-NeoX run: YAML files in, one resolved `RunConfig` out.
 //!
-//! `merge` unites files and overrides, `values` checks each key against the table in `keys`,
+//! `merge` unites files and overrides, `check` holds each key against the table in `keys`,
 //! `resolve` derives and checks combinations, `dump` shows the result.
 
+mod check;
 mod count;
 mod dump;
 pub mod keys;
@@ -11,6 +12,7 @@ pub mod plan;
 mod resolve;
 mod run;
 mod scalar;
+mod types;
 mod values;
 mod vocabulary;
 mod yaml;
@@ -40,7 +42,7 @@ pub struct Loaded {
 /// # Errors
 /// `Config` naming file, line and key of every wrong value; `Io`; `Tokenizer` from `vocab_file`.
 pub fn load_sources(sources: &[Source], overrides: &[(String, Value)]) -> Result<Loaded> {
-    let mut values = values::Values::check(merge::merge(sources, overrides)?)?;
+    let mut values = check::check(merge::merge(sources, overrides)?)?;
     let run = resolve::run_config(&mut values)?;
     let resolved = dump::resolved(&values);
     Ok(Loaded { run, resolved })

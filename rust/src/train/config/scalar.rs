@@ -27,7 +27,7 @@ pub(crate) fn resolve(text: &str) -> Scalar {
     float(text).map_or(Scalar::Text, Scalar::Float)
 }
 
-/// A spelling that YAML 1.1 reads in base 8 or 60, which few people mean.
+/// A whole number that YAML 1.1 reads in base 8 or 60, which few people mean.
 pub(crate) fn surprise(text: &str) -> Option<&'static str> {
     let digits = unsigned(text);
     if digits.contains(':') {

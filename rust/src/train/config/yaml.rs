@@ -269,7 +269,7 @@ impl Builder<'_> {
             Scalar::Text => Content::Text(written.to_owned()),
         };
         let surprise = match content {
-            Content::Int(_) | Content::Float(_) => scalar::surprise(written).map(|base| (written.to_owned(), base)),
+            Content::Int(_) => scalar::surprise(written).map(|base| (written.to_owned(), base)),
             _ => None,
         };
         Node { content, place, surprise }

@@ -5,6 +5,7 @@ use super::Kind::{Bool as B, Choice, Float as F, Floats, Int as I, Text, Texts};
 use super::Range::{Finite, Positive};
 use super::{Key, e, o, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("data_path", Text, Null, "prefix of one dataset (without .bin and .idx), cut by split"),
     e("split", Text, T("969, 30, 1"), "shares of the documents for train, valid and test"),

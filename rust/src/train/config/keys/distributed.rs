@@ -4,6 +4,7 @@ use super::Default::{Bool, Int, Null, Text as T};
 use super::Kind::{Any, Bool as B, Dict, Int as I, Text};
 use super::{Key, m, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     m("pipe_parallel_size", I(0), Int(0), "pipeline stages"),
     m("model_parallel_size", I(0), Int(1), "tensor-parallel ranks"),

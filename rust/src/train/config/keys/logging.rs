@@ -5,6 +5,7 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Int as I, List, Text
 use super::Range::{NotNegative, Positive, Share};
 use super::{Key, e, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const LOGGING: &[Key] = &[
     e("log_interval", I(1), Int(100), "steps between lines of the log"),
     e("log_dir", Text, Null, "folder of the log and of metrics.jsonl"),
@@ -47,6 +48,7 @@ pub(super) const LOGGING: &[Key] = &[
     w("dump_state", B, Bool(false), "DeepSpeed's"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const GENERATION: &[Key] = &[
     e(
         "text_gen_type",

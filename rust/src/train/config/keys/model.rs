@@ -18,6 +18,7 @@ const INIT: super::Kind = Choice(
     &["orthogonal", "scaled_orthogonal"],
 );
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("num_layers", I(1), Null, "decoder blocks; required"),
     e("hidden_size", I(1), Null, "width of the residual stream; required, a multiple of num_attention_heads"),
@@ -112,6 +113,7 @@ pub(super) const KEYS: &[Key] = &[
     w("rotary_save_freqs_buffer", B, Bool(false), "rotary tables are never stored"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KERNELS: &[Key] = &[
     w("layernorm_fusion", B, Bool(false), "norms are always one kernel"),
     w("rmsnorm_fusion", B, Bool(false), "norms are always one kernel"),

@@ -5,17 +5,10 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Floats as Fs, Int as
 use super::Range::{NotNegative, Positive, Share};
 use super::{Key, e, o, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const KEYS: &[Key] = &[
     e("optimizer", Section, Null, "type and params; null: Adam with its defaults"),
-    e(
-        "optimizer.type",
-        Choice(
-            &["adam", "adamw", "cpu_adam", "cpu_torch_adam"],
-            &["onebitadam", "sm3", "madgrad_wd", "sgd", "lion", "adamw8bit", "adam8bit"],
-        ),
-        T("adam"),
-        "all supported types are AdamW (decay apart from the gradient)",
-    ),
+    e("optimizer.type", Choice(&["Adam", "AdamW", "CPU_Adam", "CPU_Torch_Adam"], &["OneBitAdam", "SM3", "madgrad_wd", "SGD", "Lion", "AdamW8bit", "Adam8bit"]), T("Adam"), "all supported types are AdamW (decay apart from the gradient)"),
     e("optimizer.params", Section, Null, "required where optimizer is written"),
     e("optimizer.params.lr", F(NotNegative), Float(1e-3), "highest learning rate"),
     e("optimizer.params.betas", Fs, Floats(&[0.9, 0.999]), "decay of the two moments"),
@@ -32,50 +25,20 @@ pub(super) const KEYS: &[Key] = &[
     e("gradient_clipping", F(NotNegative), Float(1.0), "largest global L2 norm of the gradient; 0: off"),
     e("attention_dropout", F(Share), Float(0.0), "must be 0"),
     e("hidden_dropout", F(Share), Float(0.0), "must be 0"),
-    e(
-        "lr_decay_style",
-        Choice(&["constant", "linear", "cosine", "exponential", "wsd"], &[]),
-        T("linear"),
-        "the way down after the warm-up; wsd is ours",
-    ),
-    e(
-        "lr_decay_iters",
-        I(1),
-        Null,
-        "steps until the end of the decay; null: lr_decay_fraction of the run, else train_iters",
-    ),
+    e("lr_decay_style", Choice(&["constant", "linear", "cosine", "exponential", "wsd"], &[]), T("linear"), "the way down after the warm-up; wsd is ours"),
+    e("lr_decay_iters", I(1), Null, "steps until the end of the decay; null: lr_decay_fraction of the run, else train_iters"),
     e("lr_decay_fraction", F(Positive), Null, "lr_decay_iters as a share of the run"),
     e("warmup", F(Share), Float(0.01), "steps of warm-up as a share of lr_decay_iters"),
     o("lr_warmup_iters", I(0), Null, "steps of warm-up; wins over the default of warmup"),
     o("lr_wsd_decay_iters", I(1), Null, "steps of the final decay of lr_decay_style wsd"),
-    o(
-        "schedule_flavor",
-        Choice(&["neox", "megatron"], &[]),
-        T("neox"),
-        "whose formula: neox: linear decay aims at 0 and is cut at min_lr; megatron: at min_lr",
-    ),
+    o("schedule_flavor", Choice(&["neox", "megatron"], &[]), T("neox"), "whose formula: neox: linear decay aims at 0 and is cut at min_lr; megatron: at min_lr"),
     e("min_lr", F(NotNegative), Float(0.0), "lowest learning rate after the warm-up"),
     e("override_lr_scheduler", B, Bool(false), "on resume this file's schedule wins, the position is kept"),
     e("use_checkpoint_lr_scheduler", B, Bool(false), "on resume the checkpoint's schedule wins"),
-    o(
-        "loss_reduction",
-        Choice(&["microbatch", "global_tokens"], &[]),
-        T("microbatch"),
-        "microbatch: mean over each micro-batch, then plain mean; global_tokens: mean over all targets of the step",
-    ),
-    e(
-        "z_loss",
-        F(NotNegative),
-        Float(0.0),
-        "weight of mean(log^2 Z) in the loss (GPT-NeoX has it for preference learning only)",
-    ),
+    o("loss_reduction", Choice(&["microbatch", "global_tokens"], &[]), T("microbatch"), "microbatch: mean over each micro-batch, then plain mean; global_tokens: mean over all targets of the step"),
+    e("z_loss", F(NotNegative), Float(0.0), "weight of mean(log^2 Z) in the loss (GPT-NeoX has it for preference learning only)"),
     e("zero_optimization", Section, Null, "null: stage 0"),
-    e(
-        "zero_optimization.stage",
-        I(0),
-        Null,
-        "required where zero_optimization is written; 0 and 1 differ in the fp16 loss scaler, 2 and 3 need a distributed engine",
-    ),
+    e("zero_optimization.stage", I(0), Null, "required where zero_optimization is written; 0 and 1 differ in the fp16 loss scaler, 2 and 3 need a distributed engine"),
     w("zero_optimization.allgather_partitions", B, Bool(true), "one process communicates with nobody"),
     w("zero_optimization.allgather_bucket_size", Any, Int(500_000_000), "one process communicates with nobody"),
     w("zero_optimization.overlap_comm", B, Bool(false), "one process communicates with nobody"),

@@ -7,6 +7,7 @@ use super::{Key, d, r, w};
 
 const PREFERENCES: &str = "preference and reinforcement learning are not supported";
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const PREFERENCE: &[Key] = &[
     r("train_reward_data_paths", List, Null, PREFERENCES),
     r("valid_reward_data_paths", List, Null, PREFERENCES),
@@ -45,6 +46,7 @@ const MAMBA: &str = "Mamba layers are not supported";
 const RWKV: &str = "RWKV layers are not supported";
 const MOE: &str = "mixtures of experts are not supported";
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const ARCHITECTURES: &[Key] = &[
     r("gmlp_attn_dim", I(0), Int(64), GMLP),
     r("mamba_selective_scan_fusion", B, Bool(false), MAMBA),
@@ -64,6 +66,7 @@ pub(super) const ARCHITECTURES: &[Key] = &[
     r("moe_jitter_eps", F(Finite), Null, MOE),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const DERIVED: &[Key] = &[
     d("padded_vocab_size", I(1), "the vocabulary, padded to make_vocab_size_divisible_by"),
     d("batch_size", I(1), "train_micro_batch_size_per_gpu"),

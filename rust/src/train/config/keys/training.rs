@@ -5,6 +5,7 @@ use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Int as I, Ints, Numb
 use super::Range::{Finite, NotNegative, Positive};
 use super::{Key, e, r, w};
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const BATCH: &[Key] = &[
     e(
         "train_batch_size",
@@ -50,6 +51,7 @@ pub(super) const BATCH: &[Key] = &[
     r("data_efficiency", Dict, Null, "data efficiency is not supported; leave it out or write enabled: false"),
 ];
 
+#[rustfmt::skip] // a table: one key a line
 pub(super) const CONTROL: &[Key] = &[
     e("save", Text, Null, "folder of the checkpoints"),
     e("load", Text, Null, "folder to go on from; may be empty at the first start"),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::train::config::run::{CheckpointConfig, CheckpointEvery, GenerateConfig, LogConfig};
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 /// Sequences of a step, of a pass, and passes of a step.
 pub(super) struct Batch {
@@ -56,7 +57,7 @@ pub(super) fn batch(values: &mut Values) -> Result<Batch> {
 }
 
 fn quotient(values: &Values, step: usize, divisor: usize, name: &str) -> Result<usize> {
-    if step % divisor == 0 {
+    if step.is_multiple_of(divisor) {
         return Ok(step / divisor);
     }
     Err(Error::Config(format!("{} {step} is not a multiple of {} {divisor}", values.at(STEP), values.at(name))))

@@ -7,7 +7,8 @@ use crate::data::{DataConfig, IndexFlavor, Packing, Source, Sources};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::train::config::run::TokenizerConfig;
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 use crate::train::config::vocabulary;
 
 const PARTS: [&str; 3] = ["train", "valid", "test"];

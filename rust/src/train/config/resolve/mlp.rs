@@ -1,7 +1,8 @@
 //! The width between the two matrices of the MLP.
 
 use crate::error::{Error, Result};
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 /// GPT-NeoX's rule for the width i (intermediate_size or 4h) and the multiple m.
 ///

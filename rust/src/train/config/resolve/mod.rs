@@ -9,7 +9,8 @@ mod precision;
 
 use super::count;
 use super::run::RunConfig;
-use super::values::{Value, Values};
+use super::types::Value;
+use super::values::Values;
 use super::vocabulary;
 use crate::error::{Error, Result};
 

@@ -5,7 +5,8 @@ use serde_json::Value as Json;
 use super::mlp;
 use crate::error::{Error, Result};
 use crate::model::{Activation, Bias, Init, InitMethod, ModelConfig, Norm, Position};
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 /// Sizes above it are mistakes; products of two stay far from overflow.
 const LARGEST: usize = 1 << 31;
@@ -23,7 +24,7 @@ pub(super) fn model(values: &mut Values, tokens: usize) -> Result<ModelConfig> {
             values.at("max_position_embeddings")
         )));
     }
-    if hidden_size % num_attention_heads != 0 {
+    if !hidden_size.is_multiple_of(num_attention_heads) {
         return Err(Error::Config(format!(
             "{} {hidden_size} is not a multiple of {} {num_attention_heads}",
             values.at("hidden_size"),
@@ -69,7 +70,7 @@ fn size(values: &Values, name: &str) -> Result<usize> {
 
 fn kv_heads(values: &mut Values, heads: usize) -> Result<usize> {
     let kv = values.opt_usize("num_kv_heads")?.unwrap_or(heads);
-    if heads % kv != 0 {
+    if !heads.is_multiple_of(kv) {
         return Err(Error::Config(format!(
             "{} {kv} does not divide {} {heads}",
             values.at("num_kv_heads"),
@@ -114,7 +115,7 @@ fn position(values: &Values, head_dim: usize) -> Result<Position> {
             let share = values.float("rotary_pct")?;
             // int(d * pct), as upstream rounds
             let ndims = (head_dim as f64 * share) as usize;
-            if ndims == 0 || ndims % 2 != 0 {
+            if ndims == 0 || !ndims.is_multiple_of(2) {
                 return Err(Error::Config(format!(
                     "{} {share} of a head of {head_dim} rotates {ndims} dimensions; it must be an even number above 0",
                     values.at("rotary_pct")
@@ -139,7 +140,7 @@ fn attention_types(values: &Values, layers: usize) -> Result<()> {
             Json::Array(pair) => match pair.as_slice() {
                 [Json::Array(types), Json::Number(times)] => (types.as_slice(), times.as_u64()),
                 [Json::Array(types), Json::String(all)] if all == "all" && !types.is_empty() => {
-                    (types.as_slice(), (layers % types.len() == 0).then(|| (layers / types.len()) as u64))
+                    (types.as_slice(), (layers.is_multiple_of(types.len())).then(|| (layers / types.len()) as u64))
                 }
                 _ => return Err(form()),
             },

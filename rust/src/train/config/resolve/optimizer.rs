@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::train::config::run::{
     DecayStyle, LossReduction, OptimizerConfig, ScheduleConfig, ScheduleFlavor, ScheduleFractions,
 };
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 pub(super) fn optimizer(values: &mut Values) -> Result<OptimizerConfig> {
     if values.given("optimizer") {

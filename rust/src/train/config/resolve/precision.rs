@@ -3,7 +3,8 @@
 use super::small;
 use crate::error::{Error, Result};
 use crate::train::config::run::{Precision, ScalerConfig};
-use crate::train::config::values::{Value, Values};
+use crate::train::config::types::Value;
+use crate::train::config::values::Values;
 
 /// From `precision`, `fp16.enabled` and `bf16.enabled`, which must agree.
 pub(super) fn precision(values: &mut Values) -> Result<Precision> {
@@ -73,8 +74,8 @@ pub(super) fn zero_stage(values: &mut Values) -> Result<usize> {
             Ok(stage)
         }
         2 | 3 => Err(Error::Config(format!(
-            "{} {stage} splits gradients or weights over processes: it needs a distributed engine, and none is part \
-             of this trainer; set it to 1",
+            "{} {stage} splits gradients or weights over processes: it needs a distributed engine, which this \
+             trainer is not; set it to 1",
             values.at("zero_optimization.stage")
         ))),
         _ => Err(Error::Config(format!("{} must be 0 to 3, got {stage}", values.at("zero_optimization.stage")))),
