@@ -67,25 +67,25 @@ impl Default for LossOptions {
 fn loss<S: Simd>(s: S, l: &[f32], target: usize, o: &LossOptions) -> f32 {
     let top = max(l);
     let total = sum(l, |l| exp_nonpositive(s, l - top));
-    assemble(l, target, o, top + total.ln())
+    assemble(l, target, o, top, total.ln())
 }
 
+/// `rest` is lse − top. All logits are taken relative to the largest, or they would swallow the digits of the loss.
 #[inline(always)]
-fn assemble(l: &[f32], target: usize, o: &LossOptions, lse: f32) -> f32 {
-    let smooth = o.label_smoothing;
-    // Differences from lse: the loss is small where lse and l_y are large and close.
-    let mean_gap = if smooth > 0.0 { sum(l, |l| lse - l) / l.len() as f32 } else { 0.0 };
-    (1.0 - smooth) * (lse - l[target]) + smooth * mean_gap + o.z_loss * lse * lse
+fn assemble(l: &[f32], target: usize, o: &LossOptions, top: f32, rest: f32) -> f32 {
+    let (smooth, lse) = (o.label_smoothing, top + rest);
+    let mean = if smooth > 0.0 { sum(l, |l| l - top) / l.len() as f32 } else { 0.0 };
+    rest - (1.0 - smooth) * (l[target] - top) - smooth * mean + o.z_loss * lse * lse
 }
 
 /// The loss of one row, which becomes its gradient times `scale`.
 #[inline(always)]
 fn loss_and_gradient<S: Simd>(s: S, l: &mut [f32], target: usize, o: &LossOptions, scale: f32) -> f32 {
-    let v = l.len() as f32;
     let top = max(l);
     let total = sum(l, |l| exp_nonpositive(s, l - top));
-    let lse = top + total.ln();
-    let loss = assemble(l, target, o, lse);
+    let (rest, v) = (total.ln(), l.len() as f32);
+    let loss = assemble(l, target, o, top, rest);
+    let lse = top + rest;
     let factor = scale * (1.0 + 2.0 * o.z_loss * lse) / total;
     let shift = scale * o.label_smoothing / v;
     for l in l.iter_mut() {
@@ -96,6 +96,7 @@ fn loss_and_gradient<S: Simd>(s: S, l: &mut [f32], target: usize, o: &LossOption
 }
 
 /// One row of f32 logits: its loss; with `scale`, it becomes its gradient times `scale`.
+#[inline(always)]
 pub(super) fn row<S: Simd>(s: S, l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f32 {
     if target == o.ignore_index {
         if scale.is_some() {
@@ -145,4 +146,50 @@ pub fn backward<T: Element>(
             });
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, each_dtype, place, sample};
+    use super::*;
+
+    const OPTIONS: LossOptions = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-2 };
+
+    fn follows_the_reference<T: Element>() {
+        for (v, o) in [(1, LossOptions::default()), (33, OPTIONS), (129, LossOptions { ignore_index: 2, ..OPTIONS })] {
+            let (l, exact) = sample::<T>(1, 5 * v);
+            let targets: Vec<i32> = (0..5).map(|i| i * 7 % v as i32).collect();
+            let (mut losses, mut d) = (place::<f32>(5), place::<T>(5 * v));
+            forward(&mut losses, &l, &targets, &o, v);
+            backward(&mut d, &l, &targets, 0.25, &o, v);
+            let rows = || exact.chunks(v).zip(&targets);
+            let exact: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &o)).collect();
+            assert_close("losses", &losses, &exact, 16.0);
+            let exact: Vec<f64> = rows().flat_map(|(l, t)| reference::backward(l, *t, &o)).map(|g| g * 0.25).collect();
+            if v > 1 {
+                assert_close("dlogits", &d, &exact, 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    /// Logits of a thousand, 1 apart: exp of them overflows, and the loss is small beside them.
+    #[test]
+    fn large_logits_keep_their_digits() {
+        let mut losses = [0.0];
+        forward(&mut losses, &[1000.0f32, 1001.0], &[1], &LossOptions::default(), 2);
+        assert!((f64::from(losses[0]) - (-1f64).exp().ln_1p()).abs() < 1e-7, "{losses:?}");
+    }
+
+    #[test]
+    fn nan_is_not_hidden() {
+        let (mut losses, mut d) = ([0.0], [0.0f32; 3]);
+        forward(&mut losses, &[1.0f32, f32::NAN, 2.0], &[0], &LossOptions::default(), 3);
+        backward(&mut d, &[1.0f32, f32::NAN, 2.0], &[0], 1.0, &LossOptions::default(), 3);
+        assert!(losses[0].is_nan() && d.iter().all(|d| d.is_nan()));
+    }
 }

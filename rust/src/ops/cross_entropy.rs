@@ -19,12 +19,7 @@ fn check<T: Element>(op: &'static str, logits: View<T>, targets: &[i32], o: &Los
 ///
 /// # Errors
 /// `Shape`; `UnsupportedInput` naming a target outside the vocabulary.
-pub fn forward<T: Element>(
-    losses: &mut [f32],
-    logits: View<T>,
-    targets: &[i32],
-    options: &LossOptions,
-) -> Result<()> {
+pub fn forward<T: Element>(losses: &mut [f32], logits: View<T>, targets: &[i32], options: &LossOptions) -> Result<()> {
     let v = check("cross_entropy", logits, targets, options)?;
     super::expect_len("cross_entropy", "losses", targets.len(), losses.len())?;
     cpu::forward(losses, logits.data(), targets, options, v);
