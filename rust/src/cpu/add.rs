@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::activation::map2;
+use super::isa::{dispatch, isa};
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -14,11 +16,10 @@ pub mod reference {
 const BLOCK: usize = 1 << 14;
 
 pub fn forward<T: Element>(y: &mut [T], a: &[T], b: &[T]) {
+    let isa = isa();
     install(|| {
         y.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((y, a), b)| {
-            for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-                *y = T::from_f32(a.to_f32() + b.to_f32());
-            }
+            dispatch!(isa, _s => map2(y, a, b, |a, b| a + b));
         });
     });
 }

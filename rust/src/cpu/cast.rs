@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
+use super::isa::{dispatch, isa};
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -27,30 +27,26 @@ pub mod reference {
     }
 }
 
-const BLOCK: usize = 1 << 16;
+const BLOCK: usize = 1 << 15;
 
-/// out = round(x).
+/// out = round(x), to nearest, ties to even.
 pub fn from_f32<T: Element>(out: &mut [T], x: &[f32]) {
-    install(|| out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| narrow(out, x)));
+    let isa = isa();
+    install(|| {
+        out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| dispatch!(isa, _s => narrow(out, x)));
+    });
 }
 
-/// out = x, exactly.
-pub fn to_f32<T: Element>(out: &mut [f32], x: &[T]) {
-    install(|| out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| widen(out, x)));
+/// One thread: out = round(x).
+#[inline(always)]
+pub(super) fn narrow<T: Element>(out: &mut [T], x: &[f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = T::from_f32(*x));
 }
 
-simd! {
-    /// `from_f32` on one thread.
-    pub fn narrow<T>(out: &mut [T], x: &[f32]) {
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = T::from_f32(*x));
-    }
-}
-
-simd! {
-    /// `to_f32` on one thread.
-    pub fn widen<T>(out: &mut [f32], x: &[T]) {
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = x.to_f32());
-    }
+/// One thread: out = x, exactly.
+#[inline(always)]
+pub(super) fn widen<T: Element>(out: &mut [f32], x: &[T]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = x.to_f32());
 }
 
 #[cfg(test)]
@@ -66,7 +62,7 @@ mod tests {
         let mut y = vec![T::default(); x.len()];
         let mut back = vec![0.0f32; x.len()];
         from_f32(&mut y, &x);
-        to_f32(&mut back, &y);
+        widen(&mut back, &y);
         for (x, back) in x.iter().zip(back) {
             let exact = reference::round(f64::from(*x), T::DTYPE);
             assert!(f64::from(back) == exact || x.is_nan() && back.is_nan(), "{:?}: {x} {back} {exact}", T::DTYPE);

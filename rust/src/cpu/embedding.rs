@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::isa::{dispatch, isa};
+use super::math::add_row;
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -23,28 +25,33 @@ pub mod reference {
 
 /// y (N, D): row i = table[ids[i]].  Every id is inside the table.
 pub fn forward<T: Element>(y: &mut [T], table: &[T], ids: &[i32], d: usize) {
-    for (y, id) in y.chunks_exact_mut(d).zip(ids) {
-        y.copy_from_slice(&table[*id as usize * d..][..d]);
+    if d == 0 {
+        return;
     }
+    install(|| {
+        y.par_chunks_exact_mut(d).zip(ids).with_min_len(64).for_each(|(y, id)| {
+            y.copy_from_slice(&table[*id as usize * d..][..d]);
+        });
+    });
 }
 
-/// dtable[ids[i]] += dy[i], in the order of i.  Threads share out columns, so the order never changes.
+/// dtable[ids[i]] += dy[i].  Each task has its own rows of the table and takes the tokens of a row in their order.
 pub fn backward<T: Element>(dtable: &mut [f32], dy: &[T], ids: &[i32], d: usize) {
-    let rows = dtable.len() / d;
+    if d == 0 {
+        return;
+    }
+    let isa = isa();
     let mut order: Vec<u32> = (0..ids.len() as u32).collect();
     order.sort_by_key(|i| ids[*i as usize]);
-    // Pieces of the table: each thread adds to its own rows, tokens of a row in their order.
-    let piece = rows.div_ceil(16).max(1);
+    let piece = (dtable.len() / d).div_ceil(64).max(1);
     install(|| {
         dtable.par_chunks_mut(piece * d).enumerate().for_each(|(p, dtable)| {
-            let first = order.partition_point(|i| (ids[*i as usize] as usize) < p * piece);
-            for i in &order[first..] {
-                let row = ids[*i as usize] as usize;
-                if row >= (p + 1) * piece {
-                    break;
-                }
+            let row = |i: &u32| ids[*i as usize] as usize;
+            let first = order.partition_point(|i| row(i) < p * piece);
+            for i in order[first..].iter().take_while(|i| row(i) < (p + 1) * piece) {
                 let dy = &dy[*i as usize * d..][..d];
-                dtable[(row - p * piece) * d..][..d].iter_mut().zip(dy).for_each(|(g, dy)| *g += dy.to_f32());
+                let sum = &mut dtable[(row(i) - p * piece) * d..][..d];
+                dispatch!(isa, _s => add_row(sum, dy));
             }
         });
     });

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::activation::{Activation, by_kind, slope, value};
-use super::isa::simd;
+use super::activation::{Activation, both, for_kind, map2};
+use super::isa::{dispatch, isa};
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -21,45 +21,41 @@ pub mod reference {
 }
 
 pub fn forward<T: Element>(h: &mut [T], gate_up: &[T], kind: Activation, f: usize) {
-    install(|| {
-        h.par_chunks_mut(f).zip(gate_up.par_chunks(2 * f)).for_each(|(h, gate_up)| {
-            let (gate, up) = gate_up.split_at(f);
-            forward_row(h, gate, up, kind);
-        });
-    });
-}
-
-pub fn backward<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], kind: Activation, f: usize) {
-    install(|| {
-        dgate_up.par_chunks_mut(2 * f).zip(dh.par_chunks(f)).zip(gate_up.par_chunks(2 * f)).for_each(
-            |((d, dh), gate_up)| {
-                let (gate, up) = gate_up.split_at(f);
-                let (dgate, dup) = d.split_at_mut(f);
-                backward_row(dgate, dup, dh, gate, up, kind);
-            },
-        );
-    });
-}
-
-simd! {
-    fn forward_row<T>(h: &mut [T], gate: &[T], up: &[T], kind: Activation) {
-        by_kind!(kind, KIND => {
-            for ((h, gate), up) in h.iter_mut().zip(gate).zip(up) {
-                *h = T::from_f32(value(gate.to_f32(), KIND) * up.to_f32());
-            }
-        });
+    if f == 0 {
+        return;
     }
+    let isa = isa();
+    install(|| {
+        h.par_chunks_mut(f).zip(gate_up.par_chunks(2 * f)).with_min_len(4).for_each(|(h, gate_up)| {
+            let (gate, up) = gate_up.split_at(f);
+            for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
+        });
+    });
 }
 
-simd! {
-    fn backward_row<T>(dgate: &mut [T], dup: &mut [T], dh: &[T], gate: &[T], up: &[T], kind: Activation) {
-        by_kind!(kind, KIND => {
-            for ((((dgate, dup), dh), gate), up) in dgate.iter_mut().zip(dup.iter_mut()).zip(dh).zip(gate).zip(up) {
-                let (g, u, dh) = (gate.to_f32(), up.to_f32(), dh.to_f32());
-                *dgate = T::from_f32(dh * u * slope(g, KIND));
-                *dup = T::from_f32(dh * value(g, KIND));
-            }
+/// dgate = dh·up·act′(gate);  dup = dh·act(gate).
+pub fn backward<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], kind: Activation, f: usize) {
+    if f == 0 {
+        return;
+    }
+    let isa = isa();
+    install(|| {
+        let rows = dgate_up.par_chunks_mut(2 * f).zip(dh.par_chunks(f)).zip(gate_up.par_chunks(2 * f));
+        rows.with_min_len(4).for_each(|((d, dh), gate_up)| {
+            for_kind!(kind, K => dispatch!(isa, s => row(d, dh, gate_up, |gate| both(s, gate, K))));
         });
+    });
+}
+
+#[inline(always)]
+fn row<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], act: impl Fn(f32) -> (f32, f32)) {
+    let (gate, up) = gate_up.split_at(dh.len());
+    let (dgate, dup) = dgate_up.split_at_mut(dh.len());
+    for ((((dgate, dup), dh), gate), up) in dgate.iter_mut().zip(dup).zip(dh).zip(gate).zip(up) {
+        let (value, slope) = act(gate.to_f32());
+        let dh = dh.to_f32();
+        *dgate = T::from_f32(dh * up.to_f32() * slope);
+        *dup = T::from_f32(dh * value);
     }
 }
 

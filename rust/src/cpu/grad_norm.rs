@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
+use super::isa::{dispatch, isa};
 use super::parallel::install;
 
 pub mod reference {
@@ -11,30 +11,35 @@ pub mod reference {
     }
 }
 
-const BLOCK: usize = 1 << 15;
+const BLOCK: usize = 1 << 16;
 
 /// Non-finite when any element is.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
-    let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(block).collect());
+    let isa = isa();
+    let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(|g| dispatch!(isa, _s => block(g))).collect());
     partial.iter().sum()
 }
 
-simd! {
+#[inline(always)]
 fn block(g: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let chunks = g.chunks_exact(8);
-    let rest = chunks.remainder();
+    let mut lanes = [0.0f64; 16];
+    let (chunks, rest) = g.as_chunks::<16>();
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += f64::from(*v) * f64::from(*v));
+        for l in 0..16 {
+            lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+        }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane += f64::from(*v) * f64::from(*v));
+    lanes.iter_mut().zip(rest).for_each(|(lane, g)| *lane += f64::from(*g) * f64::from(*g));
     lanes.iter().sum()
-}
 }
 
 /// The place of the first NaN or infinity.
 pub fn first_non_finite(g: &[f32]) -> Option<usize> {
-    g.iter().position(|v| !v.is_finite())
+    install(|| {
+        g.par_chunks(BLOCK)
+            .enumerate()
+            .find_map_first(|(b, g)| Some(b * BLOCK + g.iter().position(|v| !v.is_finite())?))
+    })
 }
 
 #[cfg(test)]

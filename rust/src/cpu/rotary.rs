@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::attention::Heads;
-use super::isa::simd;
+use super::isa::{Simd, dispatch, isa};
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -66,28 +66,27 @@ pub fn rotate<T: Element>(
     start: usize,
     sign: f32,
 ) {
-    let half = table.half();
+    let (isa, half) = (isa(), table.half());
     install(|| {
-        qkv.par_chunks_mut(row).enumerate().with_min_len(16).for_each(|(n, tokens)| {
+        qkv.par_chunks_mut(row).enumerate().with_min_len(16).for_each(|(n, token)| {
             let (cos, sin) = table.at(start + n % time);
             for a in 0..heads.count {
-                let head = &mut tokens[heads.offset + a * heads.stride..][..2 * half];
-                let (first, second) = head.split_at_mut(half);
-                turn(first, second, cos, sin, sign);
+                let head = &mut token[heads.offset + a * heads.stride..][..2 * half];
+                dispatch!(isa, s => turn(s, head, cos, sin, sign));
             }
         });
     });
 }
 
-simd! {
-    fn turn<T>(first: &mut [T], second: &mut [T], cos: &[f32], sin: &[f32], sign: f32) {
-        for (((first, second), cos), sin) in first.iter_mut().zip(second.iter_mut()).zip(cos).zip(sin) {
-            let (u, v) = (first.to_f32(), second.to_f32());
-            // HF rounds cos and sin to the dtype before use.
-            let (c, s) = (T::from_f32(*cos).to_f32(), T::from_f32(*sin).to_f32() * sign);
-            *first = T::from_f32(u * c - v * s);
-            *second = T::from_f32(v * c + u * s);
-        }
+/// The cosines are rounded to T first, as HF does.
+#[inline(always)]
+fn turn<S: Simd, T: Element>(s: S, head: &mut [T], cos: &[f32], sin: &[f32], sign: f32) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((u, v), c), n) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        let (c, n) = (T::from_f32(*c).to_f32(), T::from_f32(*n).to_f32() * sign);
+        let (a, b) = (u.to_f32(), v.to_f32());
+        *u = T::from_f32(s.fma(a, c, -(b * n)));
+        *v = T::from_f32(s.fma(b, c, a * n));
     }
 }
 

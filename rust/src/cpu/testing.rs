@@ -1,5 +1,6 @@
 //! What the unit tests of kernels share: inputs, the comparison with the reference, gradients by differences.
 
+use super::isa;
 use crate::dtype::{DType, Element};
 
 /// Rounding to f32, half the distance of neighbours at 1.
@@ -72,16 +73,35 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Runs a check for each element type.
+/// Runs a check for each instruction set of this CPU and each element type.
 macro_rules! each_dtype {
     ($check:ident) => {
-        $check::<f32>();
-        $check::<crate::dtype::f16>();
-        $check::<crate::dtype::bf16>();
+        for isa in crate::cpu::isa::all() {
+            crate::cpu::isa::with(isa, || {
+                $check::<f32>();
+                $check::<crate::dtype::f16>();
+                $check::<crate::dtype::bf16>();
+            });
+        }
     };
 }
 
 pub(super) use each_dtype;
+
+/// `work` gives the same bits with 1, 2, 3 and 7 threads, on each instruction set.
+pub(super) fn same_on_all_threads<T: Element>(what: &str, work: impl Fn() -> Vec<T> + Sync) {
+    for isa in isa::all() {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            let result = pool.install(|| isa::with(isa, &work));
+            bytemuck::cast_slice::<T, u8>(&result).to_vec()
+        };
+        let one = run(1);
+        for threads in [2, 3, 7] {
+            assert!(one == run(threads), "{what}: {threads} threads give other bits ({})", isa.name());
+        }
+    }
+}
 
 #[test]
 #[should_panic(expected = "element 3")]

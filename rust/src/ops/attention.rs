@@ -22,7 +22,7 @@ impl Qkv {
         let ends = [self.q.end(), self.k.end(), self.v.end()];
         let whole = self.q.count.is_multiple_of(self.k.count) && self.k.count == self.v.count;
         let dims = self.q.dim == self.k.dim && self.k.dim == self.v.dim;
-        if whole && dims && ends.iter().all(|end| *end <= self.row) {
+        if whole && dims && ends.iter().all(|end| *end <= self.row) && self.disjoint() {
             return Ok(());
         }
         Err(Error::UnsupportedInput(format!(

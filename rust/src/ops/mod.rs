@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod grad_norm;
