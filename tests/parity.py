@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,26 @@ def call(op: Callable[..., Any], *args: Any, dtype: str = "float32", **named: An
     return tensor(result, dtype)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For torch: the sizes here are small, waiting for other threads would cost more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def gradients(
     function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], dy: torch.Tensor | None, kind: torch.dtype
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """function(*inputs) computed in `kind`, and the gradients of its inputs for the gradient dy of its result."""
     leaves = [x.detach().to(kind).requires_grad_() for x in inputs]
-    result = function(*leaves)
-    if dy is not None:
-        result.backward(dy.to(result.dtype))
+    with one_thread():
+        result = function(*leaves)
+        if dy is not None:
+            result.backward(dy.to(result.dtype))
     return result.detach(), [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parity import assert_as_good, assert_same_bits_for_any_threads, randn
+from parity import assert_as_good, assert_same_bits_for_any_threads, one_thread, randn
 
 from llmjp_core import errors
 from llmjp_core._core import ops
@@ -28,9 +28,10 @@ def theirs(p: torch.Tensor, gradients: list[torch.Tensor], kind: torch.dtype, **
     betas = (numbers["beta1"], numbers["beta2"])
     named = {"lr": numbers["lr"], "eps": numbers["eps"], "weight_decay": numbers["weight_decay"]}
     optimizer = torch.optim.AdamW([leaf], betas=betas, **named)
-    for g in gradients:
-        leaf.grad = g.to(kind)
-        optimizer.step()
+    with one_thread():
+        for g in gradients:
+            leaf.grad = g.to(kind)
+            optimizer.step()
     state = optimizer.state[leaf]
     return [leaf.detach(), state["exp_avg"], state["exp_avg_sq"]]
 
@@ -48,7 +49,7 @@ def test_golden() -> None:
 
 
 @pytest.mark.parametrize("changed", [{}, {"weight_decay": 0.0}, {"beta1": 0.0, "beta2": 0.999}, {"eps": 1e-3}])
-@pytest.mark.parametrize("n", [1, 5, 129, 40_001])
+@pytest.mark.parametrize("n", [1, 5, 129, 4001])
 def test_against_torch(n: int, changed: dict[str, Any]) -> None:
     p, g = randn(n), gradients(n)
     plain, exact = (theirs(p, g, kind, **changed) for kind in (torch.float32, torch.float64))

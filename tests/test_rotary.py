@@ -23,7 +23,7 @@ COUNT, EXTRA = 2, 3
 
 def rotated(qkv: torch.Tensor, d: int, ndims: int, base: float, start: int) -> torch.Tensor:
     """Heads of d at the front of each row, the rest of the row as it is."""
-    batch, time, row = qkv.shape
+    batch, time = qkv.shape[:2]
     kind = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     frequency = 1.0 / (base ** (torch.arange(0, ndims, 2, dtype=torch.int64).to(kind) / ndims))
     angle = torch.outer(torch.arange(start, start + time).to(kind), frequency).repeat(1, 2)[None]

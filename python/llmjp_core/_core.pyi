@@ -1,1 +1,439 @@
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, final, overload
+
+import numpy as np
+import numpy.typing as npt
+
 __version__: str
+
+# --- data
+
+_Path = str | os.PathLike[str]
+
+class IndexedDataset:
+    """A `.bin/.idx` pair, mapped into memory. `dataset[i]` is a copy of the ids of sequence i.
+
+    The index is checked whole when it is opened (`CorruptDatasetError` names the place), ids are not:
+    see `lc.data.verify`.
+    """
+
+    def __init__(self, prefix: _Path) -> None: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[npt.NDArray[Any]]: ...
+    def get(self, index: int, offset: int = 0, length: int | None = None) -> npt.NDArray[Any]: ...
+    @property
+    def sizes(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def documents(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def num_documents(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def prefix(self) -> Path: ...
+    def fingerprint(self) -> str: ...
+
+class DatasetBuilder:
+    def __init__(self, prefix: _Path, dtype: str) -> None: ...
+    def add(self, ids: npt.NDArray[np.int64]) -> None: ...
+    def end_document(self) -> None: ...
+    def finish(self) -> dict[str, Any]: ...
+    def abandon(self) -> None: ...
+
+class Samples:
+    """Training samples. `samples[i]` is `(inputs, targets)`; `item(i)` is the same, and wraps beyond the end."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+    @property
+    def seq_length(self) -> int: ...
+    def item(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+
+def data_verify(prefix: _Path, vocab_size: int | None = None) -> dict[str, Any]: ...
+def data_split(split: str, documents: int, flavor: str) -> list[int]: ...
+def data_weights(documents: Sequence[int], alpha: float) -> list[float]: ...
+def data_samples(
+    split: tuple[str, str] | None,
+    lists: tuple[Any, ...],
+    *,
+    seq_length: int,
+    seed: int,
+    samples: Sequence[int | None],
+    packing: str,
+    allow_chopped: bool,
+    flavor: str,
+    weight_by_num_documents: bool,
+    weighted_sampler_alpha: float,
+    eod_mask_loss: bool,
+    eod: int | None,
+    vocab_size: int,
+) -> dict[str, Any]: ...
+def data_tokenize(
+    encode: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[tuple[str, str]],
+    *,
+    dtype: str | None,
+    vocab_size: int,
+    bos: int | None,
+    eod: int | None,
+    workers: int,
+    skip_errors: bool,
+    format: str | None,
+    txt: str,
+    tokenizer: str | None,
+    sync_seconds: float,
+    observe: Callable[[int, int, int, int, int], None] | None,
+) -> dict[str, Any]: ...
+
+# --- tokenizer
+
+@final
+class Tokenizer:
+    """A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+
+    Immutable and shared freely between threads; no begin, end or document piece is added unless
+    asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
+    A picklable object; a pickle holds the whole model.
+
+    Examples:
+        >>> tok = Tokenizer.from_file("m.model")
+        >>> ids = tok.encode("日本語の文")
+        >>> tok.decode(ids)
+        '日本語の文'
+    """
+
+    @staticmethod
+    def from_file(path: str | os.PathLike[str], *, compat: str = "sentencepiece") -> Tokenizer:
+        """Reads a `.model` file.
+
+        Args:
+            path: a SentencePiece model.
+            compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
+                models: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
+
+        Raises:
+            TokenizerError: the file is damaged, or of a kind that is not supported (named).
+            FileError: the file cannot be read.
+        """
+
+    @staticmethod
+    def from_bytes(model: bytes, *, compat: str = "sentencepiece") -> Tokenizer:
+        """As `from_file`, from the file's bytes."""
+
+    def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
+        """The ids of one text.
+
+        Raises:
+            TokenizerError: `add_bos` or `add_eos` and the model has no such piece.
+            UnsupportedInputError: `text` is neither str nor bytes, or has a lone surrogate.
+        """
+
+    def encode_batch(self, texts: Iterable[str | bytes], num_threads: int | None = None) -> list[list[int]]:
+        """The ids of each text, over several threads; the same for any number of them.
+
+        Args:
+            texts: str or bytes each.
+            num_threads: default `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else the machine's.
+        """
+
+    def encode_flat(
+        self, texts: Iterable[str | bytes], num_threads: int | None = None
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """As `encode_batch`, as one array of all ids and one of offsets.
+
+        Returns:
+            `(ids, offsets)`; text `i` is `ids[offsets[i]:offsets[i + 1]]`.
+        """
+
+    def encode_as_pieces(self, text: str | bytes) -> list[str]:
+        """The pieces of a text, as strings; `▁` is a space."""
+
+    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int | None, str, int, int]]:
+        """The tokens of a text as `(id, piece, begin, end)`.
+
+        Places count characters of a `str`, bytes of `bytes`. The bytes of an unknown character
+        share its place: the last has it, the others are empty and stand at its beginning.
+        """
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.
+
+        Raises:
+            UnsupportedInputError: an id outside the vocabulary, with its place.
+        """
+
+    def piece_to_id(self, piece: str) -> int | None:
+        """The id of a piece, `None` where there is no such piece (never the unknown id)."""
+
+    def id_to_piece(self, id: int) -> str:
+        """The piece of an id."""
+
+    def eod_id(self, piece: str | None = None) -> int:
+        """The id that ends a document: of the piece asked for, else of the first of
+        `<|endoftext|>`, `<EOD|LLM-jp>`, `<EOD>` that the model has.
+
+        Raises:
+            TokenizerError: there is none; the message lists the model's candidates.
+        """
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the `.model` file."""
+
+    def export(self, dir: str | os.PathLike[str], *, parse_special: bool = False) -> None:
+        """Writes a folder that `transformers.AutoTokenizer` opens, with the same ids.
+
+        Nothing is appended on encoding there either. Hugging Face sums scores in f64, so that
+        about one document in some hundreds may differ at a near tie.
+
+        Args:
+            dir: made where it is missing.
+            parse_special: whether `</s>` and the like typed in a text become the special piece
+                there, as chat templates want. By default they are plain characters, as here.
+
+        Raises:
+            UnsupportedModelError: the model has something that the format cannot say.
+        """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, of all kinds."""
+
+    @property
+    def unk_id(self) -> int | None: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int | None: ...
+    @property
+    def pad_id(self) -> int | None: ...
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model file."""
+
+    @property
+    def compat(self) -> str:
+        """Whose ids these are; see `from_file`."""
+
+    def __len__(self) -> int: ...
+
+# --- model
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Model:
+    @staticmethod
+    def load(path: str, dtype_name: str) -> Model: ...
+    @staticmethod
+    def initialized(config: str, init: str, seed: int, dtype_name: str) -> Model: ...
+    @staticmethod
+    def from_tensors(config: str, tensors: Sequence[tuple[str, NDArray[np.float32]]], dtype_name: str) -> Model: ...
+    @property
+    def config(self) -> str: ...
+    @property
+    def num_parameters(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def token_ids(self) -> tuple[int | None, list[int], int | None]: ...
+    def tensors(self) -> dict[str, NDArray[np.float32]]: ...
+    def logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]: ...
+    def loss(self, ids: NDArray[np.int32], targets: NDArray[np.int32], options: Mapping[str, Any]) -> float: ...
+    def gradients(
+        self,
+        ids: NDArray[np.int32],
+        targets: NDArray[np.int32],
+        options: Mapping[str, Any],
+        recompute_layers: int | None,
+    ) -> tuple[float, dict[str, NDArray[np.float32]]]: ...
+    def generate(self, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]) -> list[list[int]]: ...
+    def loglikelihood(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]: ...
+    def save(self, path: str, options: Mapping[str, Any]) -> None: ...
+
+# --- config
+def config_load(sources: Sequence[tuple[str | None, str]], overrides: str) -> tuple[str, list[str]]: ...
+def config_plan(sources: Sequence[tuple[str | None, str]], overrides: str) -> str: ...
+def config_to_yaml(mapping: str) -> str: ...
+def config_parse_override(text: str) -> tuple[str, str]: ...
+def config_keys() -> list[tuple[str, str, str, str, str, str]]: ...
+
+# --- ops
+
+_F32 = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.int32]
+_Stored = npt.NDArray[Any]  # float32, or the bits of a half type in uint16
+_Heads = tuple[int, int, int, int]  # offset, stride, count, dim
+
+class ops:
+    """Every op on numpy arrays, for tests and `lc.selftest()`; not a public interface (a module, in truth)."""
+
+    @staticmethod
+    def embedding_forward(table: _Stored, token_ids: _Ids, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def embedding_backward(dtable: _F32, dy: _Stored, token_ids: _Ids, dtype: str = "float32") -> _F32: ...
+    @staticmethod
+    def linear_forward(x: _Stored, w: _Stored, bias: _Stored | None = None, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def linear_backward_input(dy: _Stored, w: _Stored, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def linear_backward_weight(
+        dw: _F32, dbias: _F32 | None, dy: _Stored, x: _Stored, dtype: str = "float32"
+    ) -> tuple[_F32, _F32 | None]: ...
+    @staticmethod
+    def rms_norm_forward(x: _Stored, w: _Stored, eps: float, dtype: str = "float32") -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def rms_norm_forward_add(
+        x: _Stored, residual: _Stored, w: _Stored, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _Stored, _F32]: ...
+    @staticmethod
+    def rms_norm_backward(
+        dw: _F32,
+        dy: _Stored,
+        x: _Stored,
+        rstd: _F32,
+        w: _Stored,
+        dresidual: _Stored | None = None,
+        dtype: str = "float32",
+    ) -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def layer_norm_forward(
+        x: _Stored, w: _Stored, bias: _Stored | None, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _F32, _F32]: ...
+    @staticmethod
+    def layer_norm_forward_add(
+        x: _Stored, residual: _Stored, w: _Stored, bias: _Stored | None, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _Stored, _F32, _F32]: ...
+    @staticmethod
+    def layer_norm_backward(
+        dw: _F32,
+        dbias: _F32 | None,
+        dy: _Stored,
+        x: _Stored,
+        mean: _F32,
+        rstd: _F32,
+        w: _Stored,
+        dresidual: _Stored | None = None,
+        dtype: str = "float32",
+    ) -> tuple[_Stored, _F32, _F32 | None]: ...
+    @staticmethod
+    def rotary(
+        qkv: _Stored,
+        heads: _Heads,
+        ndims: int,
+        base: float,
+        positions: int,
+        start: int = 0,
+        backward: bool = False,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
+    def attention_forward(
+        qkv: _Stored, q: _Heads, k: _Heads, v: _Heads, scale: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def attention_backward(
+        dout: _Stored,
+        out: _Stored,
+        lse: _F32,
+        qkv: _Stored,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
+    def attention_decode(
+        q: _Stored, keys: _Stored, values: _Stored, scale: float, dtype: str = "float32"
+    ) -> _Stored: ...
+    @staticmethod
+    def activation_forward(x: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def activation_backward(dy: _Stored, x: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def gated_mlp_forward(gate_up: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def gated_mlp_backward(dh: _Stored, gate_up: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def add_forward(a: _Stored, b: _Stored, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def cross_entropy_forward(
+        logits: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def cross_entropy_backward(
+        logits: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
+    def linear_cross_entropy_forward(
+        x: _Stored,
+        w: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def linear_cross_entropy_forward_backward(
+        dw: _F32,
+        x: _Stored,
+        w: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> tuple[_F32, _Stored, _F32]: ...
+    @staticmethod
+    def cast_from_f32(x: _F32, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def adamw_step(
+        p: _F32,
+        m: _F32,
+        v: _F32,
+        g: _F32,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        grad_scale: float = 1.0,
+    ) -> tuple[_F32, _F32, _F32]: ...
+    @staticmethod
+    def grad_norm_sum_of_squares(g: _F32) -> float: ...
+    @staticmethod
+    def grad_norm_first_non_finite(g: _F32) -> int | None: ...
+    @staticmethod
+    def set_num_threads(threads: int) -> None: ...
+    @staticmethod
+    def num_threads() -> int: ...
+    @staticmethod
+    def isa() -> str: ...
+    @staticmethod
+    def selftest() -> list[tuple[str, float, float, bool]]:
+        """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""

@@ -40,7 +40,7 @@ class DeviceError(LlmjpError):
     """A device is missing or failed."""
 
 
-class FileError(LlmjpError, OSError):
+class FileError(OSError, LlmjpError):  # OSError first: its constructor sets `errno` and `filename`
     """The operating system refused to read or write a file; `errno` and `filename` are set."""
 
 

@@ -18,6 +18,11 @@ impl DType {
         }
     }
 
+    /// The dtype that torch calls `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::F32, Self::F16, Self::BF16].into_iter().find(|dtype| dtype.name() == name)
+    }
+
     /// torch's name: `float32`, `float16`, `bfloat16`.
     pub const fn name(self) -> &'static str {
         match self {

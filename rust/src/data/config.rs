@@ -1,6 +1,9 @@
 //! Which datasets a run reads, and how they become samples.
 
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
 
 /// Where the three parts (train, valid, test) come from.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,4 +57,30 @@ pub struct DataConfig {
     pub samples: [Option<usize>; 3],
     /// Ids at or above it are refused by name (the padded vocabulary).
     pub vocab_size: usize,
+}
+
+/// The words of `pack_impl`.
+impl FromStr for Packing {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "packed" => Ok(Self::Packed),
+            "pack_until_overflow" => Ok(Self::PackUntilOverflow),
+            "unpacked" => Ok(Self::Unpacked),
+            _ => Err(Error::Config(format!("packing `{word}`: packed, pack_until_overflow or unpacked"))),
+        }
+    }
+}
+
+impl FromStr for IndexFlavor {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "neox" => Ok(Self::Neox),
+            "megatron" => Ok(Self::Megatron),
+            _ => Err(Error::Config(format!("index flavor `{word}`: neox or megatron"))),
+        }
+    }
 }

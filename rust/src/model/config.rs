@@ -1,16 +1,21 @@
 //! What a decoder is made of. Every value is resolved: no default is looked up later.
 
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+pub use crate::ops::activation::Activation;
+
 /// Which normalisation stands before attention, before the MLP and at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Norm {
     LayerNorm,
     RmsNorm,
 }
 
-pub use crate::ops::activation::Activation;
-
 /// How a token knows its place.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Position {
     /// The first `ndims` of each head rotate (half rotation, not interleaved).
     Rotary {
@@ -23,7 +28,8 @@ pub enum Position {
 }
 
 /// Which linear layers and norms have a bias. `norm` has no meaning for RMSNorm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Bias {
     pub norm: bool,
     pub attention: bool,
@@ -31,7 +37,8 @@ pub struct Bias {
 }
 
 /// A decoder of the GPT-NeoX or the Llama family, or anything between.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     pub num_layers: usize,
     pub hidden_size: usize,
@@ -45,6 +52,7 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     pub norm: Norm,
     pub norm_eps: f64,
+    #[serde(with = "activation_name")]
     pub activation: Activation,
     pub gated: bool,
     pub position: Position,
@@ -55,7 +63,8 @@ pub struct ModelConfig {
 }
 
 /// Weights before the first step: N(0, std) for all matrices, biases 0, norm weights 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Init {
     /// Embeddings, QKV, first MLP matrices, output matrix.
     pub method: InitMethod,
@@ -64,7 +73,8 @@ pub struct Init {
 }
 
 /// How a matrix is filled (specs of GPT-NeoX `init_methods.py`).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InitMethod {
     Normal {
         std: f64,
@@ -73,4 +83,58 @@ pub enum InitMethod {
     XavierUniform,
     /// Glorot: N(0, √(2/(fan_in+fan_out))).
     XavierNormal,
+}
+
+impl ModelConfig {
+    /// Reads the JSON object that [`Self::to_json`] writes.
+    ///
+    /// # Errors
+    /// `Error::Config` naming the field that is missing, unknown or of another type.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|e| Error::Config(format!("model configuration: {e}")))
+    }
+
+    /// All fields, as a JSON object.
+    ///
+    /// # Errors
+    /// `Error::Internal` should a field have no JSON form.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::Internal(format!("model configuration: {e}")))
+    }
+}
+
+impl Init {
+    /// # Errors
+    /// `Error::Config` naming the field that is missing, unknown or of another type.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|e| Error::Config(format!("initialisation: {e}")))
+    }
+}
+
+/// HF's words for the activations.
+pub(super) mod activation_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Activation;
+
+    pub(in crate::model) const ALL: [(&str, Activation); 4] = [
+        ("gelu", Activation::Gelu),
+        ("gelu_new", Activation::GeluTanh),
+        ("silu", Activation::Silu),
+        ("relu", Activation::Relu),
+    ];
+
+    pub(in crate::model) fn of(activation: Activation) -> &'static str {
+        ALL.iter().find(|(_, other)| *other == activation).map_or("gelu", |(name, _)| *name)
+    }
+
+    pub(super) fn serialize<S: Serializer>(activation: &Activation, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(of(*activation))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Activation, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = ALL.iter().find(|(other, _)| *other == name).map(|(_, activation)| *activation);
+        known.ok_or_else(|| D::Error::custom(format!("unknown activation `{name}`; gelu, gelu_new, silu or relu")))
+    }
 }

@@ -1,13 +1,24 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
+mod config;
+mod data;
 mod error;
+mod model;
 mod ops;
+mod preprocess;
+mod signals;
+mod tokenizer;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    config::register(m)?;
+    data::register(m)?;
+    model::register(m)?;
     ops::register(m)?;
+    preprocess::register(m)?;
+    tokenizer::register(m)?;
     Ok(())
 }

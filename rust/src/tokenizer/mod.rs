@@ -1,1 +1,32 @@
-//! SentencePiece tokenizers.
+//! SentencePiece tokenizers: text to ids and back, with the ids of the `sentencepiece` package.
+//!
+//! A [`Tokenizer`] is immutable and shared; each thread makes a [`Worker`], which owns the
+//! buffers, so that a text costs no allocation once they have grown.
+
+mod automaton;
+mod batch;
+mod bpe;
+mod charsmap;
+mod checks;
+mod compat;
+mod decode;
+mod double_array;
+mod export;
+mod merge;
+mod model_file;
+mod normalizer;
+mod symbols;
+#[expect(clippy::module_inception, reason = "the type that gives the module its name")]
+mod tokenizer;
+mod trie;
+mod unigram;
+mod utf8;
+mod vocab;
+mod wire;
+mod worker;
+
+pub use batch::{Batch, default_threads};
+pub use compat::Compat;
+pub use export::Export;
+pub use tokenizer::Tokenizer;
+pub use worker::{Token, Worker, bytes_to_characters};

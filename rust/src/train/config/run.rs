@@ -53,6 +53,15 @@ pub struct ScheduleConfig {
     pub wsd_decay_iters: usize,
 }
 
+/// What of the schedule was given as a share of a length that only the data tells (`train_epochs`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleFractions {
+    /// Warm-up as a share of the decay steps; `None` where it is given in steps.
+    pub warmup: Option<f64>,
+    /// Decay steps as a share of the run; `None` where they are given in steps.
+    pub decay: Option<f64>,
+}
+
 /// DeepSpeed's fp16 loss scaling.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScalerConfig {
@@ -156,7 +165,11 @@ pub struct RunConfig {
     pub precision: Precision,
     pub scaler: ScalerConfig,
     pub optimizer: OptimizerConfig,
+    /// Without `train_iters` its lengths are 0 until `RunConfig::set_train_iters`.
     pub schedule: ScheduleConfig,
+    pub schedule_fractions: ScheduleFractions,
+    /// Tokens of a sample's input.
+    pub seq_length: usize,
     /// Sequences.
     pub train_batch_size: usize,
     pub micro_batch_size: usize,
@@ -178,4 +191,18 @@ pub struct RunConfig {
     pub seed: u32,
     /// Once-only messages for the log: keys without effect, numbers given as text.
     pub warnings: Vec<String>,
+}
+
+impl RunConfig {
+    /// Fixes the number of steps and with it every length that is a share of it. A run with
+    /// `train_epochs` calls it once the data is known.
+    pub fn set_train_iters(&mut self, iters: usize) {
+        self.train_iters = Some(iters);
+        if let Some(share) = self.schedule_fractions.decay {
+            self.schedule.decay_iters = ((iters as f64 * share).floor() as usize).max(1);
+        }
+        if let Some(share) = self.schedule_fractions.warmup {
+            self.schedule.warmup_iters = share * self.schedule.decay_iters as f64;
+        }
+    }
 }

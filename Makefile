@@ -1,0 +1,75 @@
+# llmjp_core. `make help` lists what there is. Needs Python >= 3.10 and a stable Rust toolchain, nothing else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := PYTHONPATH= VIRTUAL_ENV=$(abspath $(VENV))
+
+# What the compiled extension is made from. Python sources are not in it: the install is editable.
+RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs')
+
+.PHONY: help setup quickstart test test-rust test-python check lint fmt bench soak where clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.built  ## make .venv and install the package there (release build)
+
+quickstart: $(VENV)/.built  ## train a small Japanese model, measure it, plot it, export it
+	$(BIN)/llmjp-core quickstart
+
+test: test-rust test-python  ## everything: installs torch and transformers once (several GB)
+
+test-rust:
+	cargo test
+
+test-python: $(VENV)/.tested
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+
+check: lint $(VENV)/.tested  ## what must pass before a commit: formatting, lints, types, stubs, fast tests
+	cargo test --lib
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.linted $(VENV)/.built
+	cargo fmt --check
+	cargo clippy --all-targets --features python -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd python && ../$(BIN)/python -m mypy.stubtest llmjp_core._core --mypy-config-file ../pyproject.toml
+
+fmt:  ## format Rust and Python
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.tested  ## tokens/s and peak memory beside transformers + torch
+	$(BIN)/python benches/train_step.py
+
+soak: $(VENV)/.tested  ## kill and resume at random for MINUTES (default 30), compare with a run left alone
+	$(BIN)/python benches/soak.py --minutes $${MINUTES:-30}
+
+where:  ## make where OP=rms_norm: every place of an op
+	@test -n "$(OP)" || { echo "say which: make where OP=rms_norm"; exit 2; }
+	@find rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
+
+clean:  ## remove build products and .venv
+	rm -rf target $(VENV) python/llmjp_core/_core*.so
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "maturin>=1.9,<2"
+
+$(VENV)/.built: $(RUST) | $(BIN)/python
+	@command -v cargo > /dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
+	$(RUN) $(BIN)/maturin develop --release --quiet --extras quickstart
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.built pyproject.toml
+	$(RUN) $(BIN)/maturin develop --release --quiet --extras test
+	@touch $@
+
+$(VENV)/.linted: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "mypy>=1.13" "ruff>=0.9"
+	@touch $@

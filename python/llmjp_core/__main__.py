@@ -1,0 +1,7 @@
+"""`python -m llmjp_core` is `llmjp-core`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

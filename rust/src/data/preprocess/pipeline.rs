@@ -1,0 +1,261 @@
+//! Threads: one reads, some encode, the caller's writes in order.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::chunks::{Chunk, Chunks, Position};
+use super::journal::{self, Journal};
+use super::work::{self, Encoded, Tokens};
+use super::{Counts, Encode, KeyCounts, MAX_ERRORS, OnError, Options, Status, Summary, open_writers, place};
+use crate::data::writer::DatasetWriter;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// How often Ctrl-C is looked for and progress is told.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A chunk's number, where it lies, and what became of it.
+struct Done {
+    number: u64,
+    input: usize,
+    next: Position,
+    encoded: Result<Encoded>,
+}
+
+type Numbered = (u64, Result<Chunk>);
+
+/// Encodes all chunks from the output's position on and writes them.
+pub(super) fn run<'e>(
+    options: &Options,
+    output: &mut Output,
+    worker: &(dyn Fn() -> Result<Box<dyn Encode + 'e>> + Sync),
+    observe: &mut dyn FnMut(&Status) -> Result<()>,
+    interrupt: Interrupt,
+) -> Result<()> {
+    let read = Arc::new(AtomicU64::new(options.inputs[..output.position.input].iter().map(|input| input.len).sum()));
+    let chunks = Chunks::new(&options.inputs, output.position, read.clone());
+    let encoders = (0..options.workers).map(|_| worker()).collect::<Result<Vec<_>>>()?;
+    let in_flight = 2 * options.workers + 2;
+    let (permit, permits) = channel();
+    for _ in 0..in_flight {
+        let _ = permit.send(());
+    }
+    let (work, queue) = sync_channel(in_flight);
+    let (done, results) = channel();
+    let queue = Mutex::new(queue);
+    std::thread::scope(|scope| {
+        scope.spawn(move || feed(chunks, &permits, &work));
+        for encoder in encoders {
+            let (queue, done) = (&queue, done.clone());
+            scope.spawn(move || encode_all(queue, &done, options, encoder));
+        }
+        drop(done);
+        // Leaving this closure drops `permit` and `results`, at which the threads end.
+        let collector = Collector { options, output, read: &read, permit, told: Instant::now() };
+        collector.collect(results, observe, interrupt)
+    })
+}
+
+/// The reader thread: a chunk for each permit.
+fn feed(chunks: Chunks, permits: &Receiver<()>, work: &SyncSender<Numbered>) {
+    for (number, chunk) in chunks.enumerate() {
+        if permits.recv().is_err() || work.send((number as u64, chunk)).is_err() {
+            return;
+        }
+    }
+}
+
+/// A worker thread.
+fn encode_all(
+    queue: &Mutex<Receiver<Numbered>>,
+    done: &Sender<Done>,
+    options: &Options,
+    mut encoder: Box<dyn Encode + '_>,
+) {
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((number, chunk)) = next else { return };
+        let (input, after) = chunk.as_ref().map_or((0, Position::default()), |chunk| (chunk.input, chunk.next));
+        let work = || chunk.and_then(|chunk| work::encode(&chunk, options, encoder.as_mut()));
+        let encoded = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            // The default hook has printed where.
+            Err(Error::Internal("the tokenizer panicked".into()))
+        });
+        if done.send(Done { number, input, next: after, encoded }).is_err() {
+            return;
+        }
+    }
+}
+
+struct Collector<'a> {
+    options: &'a Options,
+    output: &'a mut Output,
+    read: &'a AtomicU64,
+    permit: Sender<()>,
+    told: Instant,
+}
+
+impl Collector<'_> {
+    /// Writes results in the order of their numbers until all threads are through.
+    fn collect(
+        mut self,
+        results: Receiver<Done>,
+        observe: &mut dyn FnMut(&Status) -> Result<()>,
+        interrupt: Interrupt,
+    ) -> Result<()> {
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        loop {
+            interrupt.check()?;
+            match results.recv_timeout(TICK) {
+                Ok(done) => drop(waiting.insert(done.number, done)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) if waiting.is_empty() => return observe(&self.status()),
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Internal(format!("chunk {next} is lost"))),
+            }
+            while let Some(done) = waiting.remove(&next) {
+                next += 1;
+                self.output.take(self.options, done)?;
+                // The reader may have ended; then nobody wants the permit.
+                let _ = self.permit.send(());
+                interrupt.check()?;
+            }
+            if self.told.elapsed() >= 2 * TICK {
+                observe(&self.status())?;
+                self.told = Instant::now();
+            }
+            self.output.sync_if_due(self.options)?;
+        }
+    }
+
+    fn status(&self) -> Status {
+        let counts = &self.output.counts;
+        Status {
+            documents: counts.keys[0].documents,
+            tokens: counts.keys[0].tokens,
+            skipped: counts.skipped,
+            bytes_read: self.read.load(Ordering::Relaxed),
+            bytes_total: self.options.inputs.iter().map(|input| input.len).sum(),
+        }
+    }
+}
+
+/// The datasets under way, and how far they are.
+pub(super) struct Output {
+    writers: Vec<DatasetWriter>,
+    position: Position,
+    counts: Counts,
+    job: String,
+    /// Of the last journal.
+    synced: Instant,
+    has_journal: bool,
+    resumed: bool,
+}
+
+impl Output {
+    /// Starts, or goes on from the journal of an earlier run.
+    pub(super) fn open(options: &Options) -> Result<Self> {
+        let job = journal::job(options);
+        let journal = if options.tokenizer.is_some() { Journal::load(options, &job)? } else { None };
+        let resumed = journal.is_some();
+        if !resumed {
+            Journal::remove(options)?;
+        }
+        let keys = vec![KeyCounts::default(); options.keys.len()];
+        let fresh = Journal {
+            job,
+            position: Position::default(),
+            outputs: Vec::new(),
+            counts: Counts { keys, ..Counts::default() },
+        };
+        let Journal { job, position, outputs, counts } = journal.unwrap_or(fresh);
+        let writers = open_writers(options, &outputs)?;
+        Ok(Self { writers, position, counts, job, synced: Instant::now(), has_journal: resumed, resumed })
+    }
+
+    /// Writes one chunk's tokens.
+    fn take(&mut self, options: &Options, done: Done) -> Result<()> {
+        let encoded = done.encoded?;
+        if done.input != self.counts.input {
+            (self.counts.input, self.counts.lines_of_input) = (done.input, 0);
+        }
+        self.reject(options, done.input, &encoded)?;
+        for ((tokens, writer), counts) in encoded.tokens.iter().zip(&mut self.writers).zip(&mut self.counts.keys) {
+            writer.stored_documents(&tokens.bytes, &tokens.lengths)?;
+            counts.add(tokens, writer.kind().size());
+        }
+        self.counts.lines += encoded.lines;
+        self.counts.lines_of_input += encoded.lines;
+        self.counts.blank_lines += encoded.blank;
+        self.position = done.next;
+        Ok(())
+    }
+
+    fn reject(&mut self, options: &Options, input: usize, encoded: &Encoded) -> Result<()> {
+        let path = &options.inputs[input].path;
+        for reject in &encoded.rejects {
+            let line = reject.line.map(|line| self.counts.lines_of_input + line + 1);
+            if options.on_error == OnError::Raise {
+                let what = line.map_or_else(|| reject.what.clone(), |line| format!("line {line}: {}", reject.what));
+                return Err(Error::CorruptDataset { path: path.clone(), what });
+            }
+            self.counts.skipped += 1;
+            if self.counts.errors.len() < MAX_ERRORS {
+                self.counts.errors.push(format!("{}: {}", place(path, line), reject.what));
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_if_due(&mut self, options: &Options) -> Result<()> {
+        if options.tokenizer.is_none() || self.synced.elapsed() < options.sync_every {
+            return Ok(());
+        }
+        let outputs = self.writers.iter_mut().map(DatasetWriter::sync).collect::<Result<Vec<_>>>()?;
+        let (job, counts) = (self.job.clone(), self.counts.clone());
+        Journal { job, position: self.position, outputs, counts }.save(options)?;
+        (self.synced, self.has_journal) = (Instant::now(), true);
+        Ok(())
+    }
+
+    pub(super) fn check_not_empty(&self) -> Result<()> {
+        let Some(at) = self.counts.keys.iter().position(|counts| counts.documents == 0) else { return Ok(()) };
+        let Counts { lines, blank_lines, skipped, .. } = self.counts;
+        let empty = self.counts.keys[at].empty;
+        let first = self.counts.errors.first().map_or(String::new(), |error| format!("; the first error: {error}"));
+        Err(Error::UnsupportedInput(format!(
+            "no document became tokens: {lines} lines, of which {blank_lines} blank; {empty} documents without text, \
+             {skipped} with errors{first}. Nothing was written"
+        )))
+    }
+
+    /// After an error: keeps what a later run can go on from, else leaves nothing.
+    pub(super) fn abandon(mut self, error: &Error, options: &Options) {
+        let keep = self.has_journal && !matches!(error, Error::Io { .. });
+        self.writers.iter_mut().for_each(|writer| writer.keep_parts(keep));
+        if !keep {
+            // The error at hand is the one to report.
+            let _ = Journal::remove(options);
+        }
+    }
+
+    pub(super) fn finish(self, options: &Options) -> Result<Summary> {
+        // First: a journal must not outlive the part files it speaks of.
+        Journal::remove(options)?;
+        let written = self.writers.into_iter().map(DatasetWriter::finish).collect::<Result<Vec<_>>>()?;
+        Ok(Summary { written, counts: self.counts, resumed: self.resumed })
+    }
+}
+
+impl KeyCounts {
+    fn add(&mut self, tokens: &Tokens, token_size: usize) {
+        self.documents += tokens.lengths.len() as u64;
+        self.tokens += (tokens.bytes.len() / token_size) as u64;
+        self.empty += tokens.empty;
+        self.text_bytes += tokens.text_bytes;
+        self.characters += tokens.characters;
+    }
+}

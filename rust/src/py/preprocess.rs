@@ -1,0 +1,149 @@
+//! `lc.data.tokenize`: binds a tokenizer to `data::preprocess`.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::data::set_written;
+use super::error::PyError;
+use super::signals::detached;
+use super::tokenizer::PyTokenizer;
+use crate::data::TokenType;
+use crate::data::preprocess::{self, Encode, Format, OnError, Options, Status, Summary};
+use crate::error::{Error, Result};
+use crate::tokenizer::Worker;
+
+/// What a Python function raised, for the caller to raise again.
+type Raised = Mutex<Option<PyErr>>;
+
+fn keep(raised: &Raised, error: PyErr) -> Error {
+    let mut slot = raised.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    slot.get_or_insert(error);
+    Error::Internal("a Python function raised".into())
+}
+
+/// Any Python function from str to a sequence of ids. Threads take turns at it.
+struct Function<'a> {
+    call: &'a Py<PyAny>,
+    raised: &'a Raised,
+}
+
+impl Encode for Function<'_> {
+    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
+        out.extend(ids.map_err(|error| keep(self.raised, error))?);
+        Ok(())
+    }
+}
+
+/// A worker of `lc.Tokenizer`: no Python at all.
+struct Native(Worker);
+
+impl Encode for Native {
+    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        self.0.encode(text.as_bytes(), out);
+        Ok(())
+    }
+}
+
+fn tell(observe: &Py<PyAny>, status: &Status) -> PyResult<()> {
+    let Status { documents, tokens, skipped, bytes_read, bytes_total } = *status;
+    Python::attach(|py| observe.call1(py, (documents, tokens, skipped, bytes_read, bytes_total)))?;
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    encode, inputs, outputs, *, dtype, vocab_size, bos, eod, workers, skip_errors, format, txt, tokenizer,
+    sync_seconds, observe,
+))]
+fn data_tokenize<'py>(
+    py: Python<'py>,
+    encode: Py<PyAny>,
+    inputs: Vec<String>,
+    outputs: Vec<(String, PathBuf)>,
+    dtype: Option<&str>,
+    vocab_size: usize,
+    bos: Option<u32>,
+    eod: Option<u32>,
+    workers: usize,
+    skip_errors: bool,
+    format: Option<&str>,
+    txt: &str,
+    tokenizer: Option<String>,
+    sync_seconds: f64,
+    observe: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let kind = dtype.map_or(Ok(TokenType::for_vocab(vocab_size)), TokenType::from_name).map_err(PyError::from)?;
+    let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
+    let txt: Format = txt.parse().map_err(PyError::from)?;
+    let found = py.detach(|| preprocess::expand(&inputs, format, txt)).map_err(PyError::from)?;
+    let (keys, prefixes) = outputs.into_iter().unzip();
+    let options = Options {
+        inputs: found.files,
+        keys,
+        prefixes,
+        kind,
+        vocab_size,
+        bos,
+        eod,
+        workers,
+        on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
+        tokenizer,
+        sync_every: Duration::try_from_secs_f64(sync_seconds).unwrap_or(Duration::MAX),
+    };
+    let raised = Raised::default();
+    let native = encode.extract::<PyRef<'_, PyTokenizer>>(py).ok().map(|tok| tok.inner.clone());
+    let worker = || -> Result<Box<dyn Encode + '_>> {
+        Ok(match &native {
+            Some(tokenizer) => Box::new(Native(tokenizer.worker())),
+            None => Box::new(Function { call: &encode, raised: &raised }),
+        })
+    };
+    let mut told = |status: &Status| match &observe {
+        Some(observe) => tell(observe, status).map_err(|error| keep(&raised, error)),
+        None => Ok(()),
+    };
+    let summary = detached(py, |interrupt| preprocess::run(&options, &worker, &mut told, interrupt));
+    let raised = raised.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match (summary, raised) {
+        (Err(_), Some(raised)) => Err(raised),
+        (summary, _) => dict(py, &summary?, &options, &found.ignored),
+    }
+}
+
+fn dict<'py>(
+    py: Python<'py>,
+    summary: &Summary,
+    options: &Options,
+    ignored: &[PathBuf],
+) -> PyResult<Bound<'py, PyDict>> {
+    let counts = &summary.counts;
+    let mut datasets = Vec::with_capacity(options.keys.len());
+    for ((key, written), counts) in options.keys.iter().zip(&summary.written).zip(&counts.keys) {
+        let dict = PyDict::new(py);
+        set_written(&dict, written)?;
+        dict.set_item("key", key)?;
+        dict.set_item("empty", counts.empty)?;
+        dict.set_item("text_bytes", counts.text_bytes)?;
+        dict.set_item("characters", counts.characters)?;
+        datasets.push(dict);
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("datasets", datasets)?;
+    dict.set_item("inputs", options.inputs.iter().map(|input| input.path.clone()).collect::<Vec<_>>())?;
+    dict.set_item("ignored", ignored)?;
+    dict.set_item("lines", counts.lines)?;
+    dict.set_item("blank_lines", counts.blank_lines)?;
+    dict.set_item("skipped", counts.skipped)?;
+    dict.set_item("errors", &counts.errors)?;
+    dict.set_item("resumed", summary.resumed)?;
+    Ok(dict)
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(data_tokenize, m)?)
+}

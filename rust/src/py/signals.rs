@@ -1,0 +1,50 @@
+//! Ctrl-C during long work: the interpreter is released, and asked now and then.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::error::PyError;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// Between two questions; well below the 100 ms in which Ctrl-C is answered.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// When Python was last asked, and what a signal handler raised.
+struct State {
+    asked: Instant,
+    raised: Option<PyErr>,
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn wanted(state: &Mutex<State>) -> bool {
+    let due = {
+        let mut state = lock(state);
+        let due = state.raised.is_none() && state.asked.elapsed() >= PAUSE;
+        if due {
+            state.asked = Instant::now();
+        }
+        due
+    };
+    if due && let Err(raised) = Python::attach(|py| py.check_signals()) {
+        lock(state).raised = Some(raised);
+    }
+    lock(state).raised.is_some()
+}
+
+/// Runs `work` without the interpreter. When a signal handler raises, `work` is told to stop, and
+/// what was raised is returned.
+pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>) -> Result<R> + Send) -> PyResult<R> {
+    let state = Mutex::new(State { asked: Instant::now(), raised: None });
+    let ask = || wanted(&state);
+    let result = py.detach(|| work(Interrupt::new(&ask)));
+    match (result, lock(&state).raised.take()) {
+        (Err(Error::Interrupted), Some(raised)) => Err(raised),
+        (result, _) => Ok(result.map_err(PyError::from)?),
+    }
+}

@@ -1,0 +1,300 @@
+//! `lc.Tokenizer`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::types::{PyBytes, PyList, PyString};
+
+use super::error::Result;
+use crate::error::Error;
+use crate::interrupt::Interrupt;
+use crate::tokenizer::{Batch, Compat, Export, Tokenizer, Worker};
+
+/// A text as Python hands it over, kept alive while the interpreter is released.
+enum Text {
+    Str(PyBackedStr),
+    Bytes(PyBackedBytes),
+}
+
+impl Text {
+    fn new(text: &Bound<'_, PyAny>, place: &str) -> Result<Self> {
+        if let Ok(text) = text.cast::<PyString>() {
+            let backed = text.extract::<PyBackedStr>();
+            return Ok(Self::Str(backed.map_err(|_| {
+                Error::UnsupportedInput(format!(
+                    "{place} has a lone surrogate; encode it with errors=\"replace\" first"
+                ))
+            })?));
+        }
+        if let Ok(bytes) = text.cast::<PyBytes>() {
+            return Ok(Self::Bytes(PyBackedBytes::from(bytes.clone())));
+        }
+        let kind = text.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        Err(Error::UnsupportedInput(format!("{place} must be str or bytes, not {kind}")).into())
+    }
+
+    fn all(texts: &Bound<'_, PyAny>) -> PyResult<Vec<Self>> {
+        if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
+            let error = Error::UnsupportedInput("texts must be a sequence of str, not one str".to_owned());
+            return Err(super::error::PyError::from(error).into());
+        }
+        let texts = texts.try_iter()?.enumerate();
+        texts.map(|(i, text)| Ok(Self::new(&text?, &format!("texts[{i}]"))?)).collect()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Str(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+///
+/// Immutable and shared freely between threads; no begin, end or document piece is added unless
+/// asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
+///
+///     tok = Tokenizer.from_file("m.model"); tok.decode(tok.encode("日本語")) == "日本語"
+#[pyclass(name = "Tokenizer", module = "llmjp_core", frozen)]
+pub(crate) struct PyTokenizer {
+    pub(crate) inner: Tokenizer,
+    /// Workers not in use; each call takes one, so that threads do not wait for each other.
+    workers: Mutex<Vec<Worker>>,
+}
+
+impl PyTokenizer {
+    fn with_worker<T>(&self, run: impl FnOnce(&mut Worker) -> T) -> T {
+        let lock = || self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let spare = lock().pop();
+        let mut worker = spare.unwrap_or_else(|| self.inner.worker());
+        let result = run(&mut worker);
+        lock().push(worker);
+        result
+    }
+
+    fn batch(&self, py: Python<'_>, texts: &Bound<'_, PyAny>, num_threads: Option<usize>) -> PyResult<Batch> {
+        let texts = Text::all(texts)?;
+        let threads = num_threads.unwrap_or_else(crate::tokenizer::default_threads);
+        let wanted = || Python::attach(|py| py.check_signals().is_err());
+        let encoded = py.detach(|| {
+            let slices: Vec<&[u8]> = texts.iter().map(Text::bytes).collect();
+            self.inner.encode_batch(&slices, threads, Interrupt::new(&wanted))
+        });
+        Ok(encoded.map_err(super::error::PyError::from)?)
+    }
+}
+
+fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
+        return Ok(array.as_array().to_vec());
+    }
+    let wide: Vec<i64> = match ids.extract::<PyReadonlyArray1<'_, i64>>() {
+        Ok(array) => array.as_array().to_vec(),
+        Err(_) => ids.extract()?,
+    };
+    let narrow = |(place, id): (usize, &i64)| {
+        u32::try_from(*id).map_err(|_| Error::UnsupportedInput(format!("id {id} at place {place} is not an id")))
+    };
+    let ids: std::result::Result<Vec<u32>, Error> = wide.iter().enumerate().map(narrow).collect();
+    Ok(ids.map_err(super::error::PyError::from)?)
+}
+
+#[pymethods]
+impl PyTokenizer {
+    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
+    #[staticmethod]
+    #[pyo3(signature = (path, *, compat = "sentencepiece"))]
+    fn from_file(py: Python<'_>, path: PathBuf, compat: &str) -> Result<Self> {
+        let compat = Compat::from_str(compat)?;
+        let inner = py.detach(|| Tokenizer::from_file(&path, compat))?;
+        Ok(Self { inner, workers: Mutex::default() })
+    }
+
+    /// As `from_file`, from the file's bytes.
+    #[staticmethod]
+    #[pyo3(signature = (model, *, compat = "sentencepiece"))]
+    fn from_bytes(py: Python<'_>, model: Vec<u8>, compat: &str) -> Result<Self> {
+        let compat = Compat::from_str(compat)?;
+        let inner = py.detach(|| Tokenizer::from_bytes(model, compat))?;
+        Ok(Self { inner, workers: Mutex::default() })
+    }
+
+    /// The ids of one text.
+    #[pyo3(signature = (text, *, add_bos = false, add_eos = false))]
+    fn encode(&self, py: Python<'_>, text: &Bound<'_, PyAny>, add_bos: bool, add_eos: bool) -> Result<Vec<u32>> {
+        let text = Text::new(text, "text")?;
+        let mut ids = Vec::new();
+        if add_bos {
+            ids.push(self.inner.require(self.inner.bos_id(), "bos")?);
+        }
+        py.detach(|| self.with_worker(|worker| worker.encode(text.bytes(), &mut ids)));
+        if add_eos {
+            ids.push(self.inner.require(self.inner.eos_id(), "eos")?);
+        }
+        Ok(ids)
+    }
+
+    /// The ids of each text, over several threads; the same for any number of them.
+    #[pyo3(signature = (texts, num_threads = None))]
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        num_threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let batch = self.batch(py, texts, num_threads)?;
+        PyList::new(py, batch.offsets.windows(2).map(|w| &batch.ids[w[0]..w[1]]))
+    }
+
+    /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
+    #[pyo3(signature = (texts, num_threads = None))]
+    #[expect(clippy::type_complexity, reason = "a pair of arrays")]
+    fn encode_flat<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        num_threads: Option<usize>,
+    ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
+        let batch = self.batch(py, texts, num_threads)?;
+        let offsets: Vec<i64> = batch.offsets.iter().map(|o| *o as i64).collect();
+        Ok((batch.ids.into_pyarray(py), offsets.into_pyarray(py)))
+    }
+
+    /// The pieces of a text, as strings; `▁` is a space.
+    fn encode_as_pieces(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> Result<Vec<String>> {
+        let text = Text::new(text, "text")?;
+        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.bytes())));
+        Ok(tokens.into_iter().map(|token| token.piece).collect())
+    }
+
+    /// The tokens of a text as `(id, piece, begin, end)`: places in characters of a `str`, in
+    /// bytes of `bytes`.
+    #[expect(clippy::type_complexity, reason = "a list of records")]
+    fn encode_with_offsets(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+    ) -> Result<Vec<(Option<u32>, String, usize, usize)>> {
+        let text = Text::new(text, "text")?;
+        let tokens = py.detach(|| {
+            let mut tokens = self.with_worker(|worker| worker.tokens(text.bytes()));
+            if let Text::Str(text) = &text {
+                crate::tokenizer::bytes_to_characters(&mut tokens, text);
+            }
+            tokens
+        });
+        Ok(tokens.into_iter().map(|t| (t.id, t.piece, t.begin, t.end)).collect())
+    }
+
+    /// The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.
+    fn decode(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
+        let ids = ids_of(ids)?;
+        Ok(py.detach(|| self.inner.decode(&ids)).map_err(super::error::PyError::from)?)
+    }
+
+    /// The id of a piece, `None` where there is no such piece (never the unknown id).
+    fn piece_to_id(&self, piece: &str) -> Option<u32> {
+        self.inner.piece_to_id(piece)
+    }
+
+    /// The piece of an id.
+    fn id_to_piece(&self, id: i64) -> Result<&str> {
+        let piece = u32::try_from(id).ok().and_then(|id| self.inner.id_to_piece(id));
+        let size = self.inner.vocab_size();
+        let outside = || Error::UnsupportedInput(format!("id {id} is outside the vocabulary of {size} pieces"));
+        Ok(piece.ok_or_else(outside)?)
+    }
+
+    /// The id that ends a document: of `piece`, else of the first of `<|endoftext|>`,
+    /// `<EOD|LLM-jp>`, `<EOD>` that the model has.
+    #[pyo3(signature = (piece = None))]
+    fn eod_id(&self, piece: Option<&str>) -> Result<u32> {
+        Ok(self.inner.eod(piece)?)
+    }
+
+    /// Number of pieces, of all kinds.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.inner.vocab_size()
+    }
+
+    #[getter]
+    fn unk_id(&self) -> Option<u32> {
+        self.inner.unk_id()
+    }
+
+    #[getter]
+    fn bos_id(&self) -> Option<u32> {
+        self.inner.bos_id()
+    }
+
+    #[getter]
+    fn eos_id(&self) -> Option<u32> {
+        self.inner.eos_id()
+    }
+
+    #[getter]
+    fn pad_id(&self) -> Option<u32> {
+        self.inner.pad_id()
+    }
+
+    /// SHA-256 of the model file.
+    #[getter]
+    fn fingerprint(&self) -> &str {
+        self.inner.fingerprint()
+    }
+
+    /// Whose ids these are; see `from_file`.
+    #[getter]
+    fn compat(&self) -> String {
+        self.inner.compat().to_string()
+    }
+
+    /// Writes the `.model` file.
+    fn save(&self, py: Python<'_>, path: PathBuf) -> Result<()> {
+        Ok(py.detach(|| self.inner.save(&path))?)
+    }
+
+    /// Writes a folder that `transformers.AutoTokenizer` opens, with the same ids. `parse_special`:
+    /// whether `</s>` typed in a text becomes the special piece there.
+    #[pyo3(signature = (dir, *, parse_special = false))]
+    fn export(&self, py: Python<'_>, dir: PathBuf, parse_special: bool) -> Result<()> {
+        Ok(py.detach(|| self.inner.export(&dir, Export { parse_special }))?)
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.vocab_size()
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        let this = slf.get();
+        let partial = py.import("functools")?.getattr("partial")?;
+        let kwargs = pyo3::types::PyDict::new(py);
+        kwargs.set_item("compat", this.compat())?;
+        let make = partial.call((slf.get_type().getattr("from_bytes")?,), Some(&kwargs))?;
+        Ok((make, (PyBytes::new(py, this.inner.model_bytes()),)))
+    }
+
+    fn __repr__(&self) -> String {
+        let Self { inner, .. } = self;
+        format!(
+            "Tokenizer({}, vocab_size={}, normalizer={:?}, compat=\"{}\")",
+            inner.model_type(),
+            inner.vocab_size(),
+            inner.normalizer_name(),
+            inner.compat()
+        )
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyTokenizer>()
+}

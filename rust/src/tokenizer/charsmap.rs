@@ -1,0 +1,96 @@
+//! A precompiled character map: a Darts double array of source strings and their replacements.
+//!
+//! Layout: u32 byte size of the array; units (u32, little endian, a multiple of 256 of them);
+//! replacements, each ended by NUL. A unit: bits 0-7 label, 8 has a leaf, 9 and 10-30 offset,
+//! 31 marks a value. The child by `byte` is `node ^ offset ^ byte`.
+
+use crate::error::{Error, Result};
+
+/// The reference looks at this many nested rules.
+const MAX_RULES: usize = 32;
+
+pub(super) struct Charsmap {
+    units: Vec<u32>,
+    replacements: String,
+}
+
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & 1 << 9) >> 6)) as usize
+}
+
+fn label(unit: u32) -> u32 {
+    unit & (1 << 31 | 0xff)
+}
+
+fn has_leaf(unit: u32) -> bool {
+    unit & 1 << 8 != 0
+}
+
+fn broken(what: &str) -> Error {
+    Error::Tokenizer(format!("the model's character map is damaged: {what}"))
+}
+
+impl Charsmap {
+    /// # Errors
+    /// `Tokenizer` where sizes, offsets or replacements do not fit together.
+    pub(super) fn new(blob: &[u8]) -> Result<Self> {
+        let (head, rest) = blob.split_first_chunk::<4>().ok_or_else(|| broken("it has no header"))?;
+        let size = u32::from_le_bytes(*head) as usize;
+        if size < 1024 || size % 1024 != 0 || size >= rest.len() {
+            return Err(broken(&format!("an array of {size} bytes in a blob of {}", blob.len())));
+        }
+        let (array, replacements) = rest.split_at(size);
+        let units: Vec<u32> = array.chunks_exact(4).map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]])).collect();
+        let replacements = std::str::from_utf8(replacements).map_err(|_| broken("a replacement is not UTF-8"))?;
+        if !replacements.ends_with('\0') {
+            return Err(broken("the last replacement has no end"));
+        }
+        let map = Self { units, replacements: replacements.to_owned() };
+        map.check()?;
+        Ok(map)
+    }
+
+    /// Every offset stays inside the array and every value is the start of a replacement.
+    fn check(&self) -> Result<()> {
+        let root = self.units[0];
+        if label(root) != 0 || has_leaf(root) || offset(root) == 0 || offset(root) | 0xff >= self.units.len() {
+            return Err(broken("its root is wrong"));
+        }
+        for (at, &unit) in self.units.iter().enumerate().skip(1) {
+            if label(unit) > 0xff {
+                let value = (unit & !(1 << 31)) as usize;
+                if value >= self.replacements.len() || !self.replacements.is_char_boundary(value) {
+                    return Err(broken(&format!("unit {at} points outside the replacements")));
+                }
+            } else {
+                let next = at ^ offset(unit);
+                if next | 0xff >= self.units.len() || has_leaf(unit) && label(self.units[next]) <= 0xff {
+                    return Err(broken(&format!("unit {at} points outside the array")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest rule that `input` begins with: its replacement and how many bytes it takes.
+    pub(super) fn longest_rule(&self, input: &[u8]) -> Option<(&str, usize)> {
+        let mut found = None;
+        let mut rules = 0;
+        let mut node = offset(self.units[0]);
+        for (at, &byte) in input.iter().enumerate() {
+            node ^= usize::from(byte);
+            let unit = self.units[node];
+            if label(unit) != u32::from(byte) || rules == MAX_RULES {
+                break;
+            }
+            node ^= offset(unit);
+            if has_leaf(unit) {
+                found = Some(((self.units[node] & !(1 << 31)) as usize, at + 1));
+                rules += 1;
+            }
+        }
+        let (start, length) = found?;
+        let text = &self.replacements[start..];
+        Some((text.split('\0').next().unwrap_or_default(), length))
+    }
+}

@@ -1,0 +1,302 @@
+//! The trainer: one optimizer step a call.
+//!
+//! A step: K micro-batches add up one gradient (f32), which is checked, clipped and given to AdamW.
+//! On an error or an interrupt all state is as before the call; an update, once begun, is finished.
+//!
+//! A step whose loss or gradient is not finite is skipped: weights, moments and schedule stay, the
+//! iteration and the data go on. fp16 lowers its loss scale then. After `SKIPS` in a row (fp16:
+//! `FP16_SKIPS`), or when a weight itself is not finite, the step fails and names the tensor.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::batch::{Batch, BatchShape};
+use super::checkpoint::{Progress, Store};
+use super::compute::{Compute, loss_options};
+use super::config::{Precision, RunConfig};
+use super::non_finite;
+use super::optimizer::{Optimizer, Update, clip_coefficient};
+use super::report::{Evaluation, Part, StepReport};
+use super::scaler::LossScaler;
+use super::schedule::Schedule;
+use crate::data::{Parts, Samples};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::model::Decoder;
+use crate::ops::grad_norm;
+
+/// Skipped steps in a row that end a bf16 or fp32 run: data alone explains one, seldom two.
+pub const SKIPS: usize = 3;
+/// The same for fp16, whose loss scale needs some steps to settle.
+pub const FP16_SKIPS: usize = 50;
+
+/// A run in progress. All memory of a step is taken when it is built.
+pub struct Trainer {
+    pub(super) run: RunConfig,
+    pub(super) resolved: Value,
+    pub(super) decoder: Decoder,
+    pub(super) weights: Vec<f32>,
+    pub(super) grads: Vec<f32>,
+    pub(super) optimizer: Optimizer,
+    pub(super) compute: Compute,
+    pub(super) batch: Batch,
+    pub(super) schedule: Schedule,
+    pub(super) scaler: Option<LossScaler>,
+    pub(super) data: Parts,
+    pub(super) progress: Progress,
+    pub(super) train_iters: usize,
+    /// Skipped steps since the last update.
+    pub(super) failures: usize,
+    pub(super) store: Option<Store>,
+    /// The step of the newest checkpoint that equals the present state.
+    pub(super) saved: Option<usize>,
+    pub(super) notes: Vec<String>,
+}
+
+/// What the passes of a step left in the gradient arena.
+struct Gradient {
+    loss: f64,
+    /// L2 norm, unscaled.
+    norm: f64,
+}
+
+impl Trainer {
+    pub fn run(&self) -> &RunConfig {
+        &self.run
+    }
+
+    /// Every key of the run with its final value.
+    pub fn resolved(&self) -> &Value {
+        &self.resolved
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The f32 masters, one arena.
+    pub fn model_weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// AdamW's m and v.
+    pub fn moments(&self) -> [&[f32]; 2] {
+        [&self.optimizer.m, &self.optimizer.v]
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Steps of the whole run.
+    pub fn train_iters(&self) -> usize {
+        self.train_iters
+    }
+
+    /// The type of weights and activations in the passes.
+    pub fn dtype(&self) -> DType {
+        self.compute.dtype()
+    }
+
+    /// Once-only messages: keys without effect, data, where the run began.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Bytes of the arenas and the activations.
+    pub fn bytes(&self) -> usize {
+        let rounded = if self.compute.dtype() == DType::F32 { 0 } else { self.compute.dtype().size() };
+        self.weights.len() * (16 + rounded) + self.compute.activation_bytes()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.progress.iteration >= self.train_iters
+    }
+
+    /// `exit_interval`: the run shall stop here for now.
+    pub fn should_exit(&self) -> bool {
+        let n = self.progress.iteration;
+        self.run.exit_interval.is_some_and(|every| every > 0 && n > 0 && n.is_multiple_of(every))
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// `NonFinite` as described above; `Interrupted`; errors of the data. State is as before.
+    pub fn step(&mut self, interrupt: Interrupt) -> Result<StepReport> {
+        let begin = Instant::now();
+        if self.is_done() {
+            return Err(Error::UnsupportedInput(format!("all {} steps of this run are done", self.train_iters)));
+        }
+        self.batch.fill(self.data.train.as_ref(), self.progress.consumed_samples)?;
+        let gradient = self.gradient(interrupt)?;
+        interrupt.check()?;
+        let (learning_rate, loss_scale) =
+            (self.schedule.learning_rate(self.progress.schedule_steps), self.scaler.map(|s| s.scale()));
+        let note = if gradient.loss.is_finite() && gradient.norm.is_finite() {
+            self.update(&gradient, learning_rate)?;
+            None
+        } else {
+            Some(self.skip(&gradient)?)
+        };
+        self.advance(&gradient, note.is_some());
+        Ok(self.report(&gradient, learning_rate, loss_scale, note, begin))
+    }
+
+    /// Runs the micro-batches. A loss that is not finite ends the step early.
+    fn gradient(&mut self, interrupt: Interrupt) -> Result<Gradient> {
+        let scale = self.scaler.map_or(1.0, |s| s.scale());
+        let options = loss_options(self.run.z_loss);
+        self.grads.fill(0.0);
+        let mut loss = 0.0;
+        let weights = self.batch.target_weights(self.run.loss_reduction);
+        for (tokens, weight) in self.batch.micro_batches().zip(weights).filter(|(_, weight)| *weight > 0.0) {
+            let grad_scale = (scale * weight) as f32;
+            let (decoder, masters, grads) = (&self.decoder, &self.weights, &mut self.grads);
+            let sum =
+                self.compute.forward_backward(decoder, masters, grads, tokens, grad_scale, &options, interrupt)?;
+            loss += sum.sum * weight;
+            if !loss.is_finite() {
+                break;
+            }
+        }
+        Ok(Gradient { loss, norm: grad_norm::sum_of_squares(&self.grads).sqrt() / scale })
+    }
+
+    fn update(&mut self, gradient: &Gradient, learning_rate: f64) -> Result<()> {
+        let clip = clip_coefficient(gradient.norm, self.run.optimizer.gradient_clipping);
+        let grad_scale = clip / self.scaler.map_or(1.0, |s| s.scale());
+        let step = self.progress.optimizer_steps + 1;
+        self.optimizer.step(&mut self.weights, &self.grads, Update { learning_rate, step, grad_scale })?;
+        self.compute.refresh(&self.weights)?;
+        self.progress.optimizer_steps = step;
+        self.progress.schedule_steps += 1;
+        self.failures = 0;
+        self.scaler.as_mut().map_or(Ok(()), |scaler| scaler.update(false))
+    }
+
+    /// Decides that the step is skipped, and says why.
+    fn skip(&mut self, gradient: &Gradient) -> Result<String> {
+        let step = self.progress.iteration + 1;
+        if let Some(what) = non_finite::in_weights(&self.decoder, &self.weights) {
+            return Err(Error::NonFinite(format!("step {step}: {what}; go on from an older checkpoint")));
+        }
+        let mut what = if gradient.loss.is_finite() {
+            "the gradient is not finite".into()
+        } else {
+            format!("the loss is {}", gradient.loss)
+        };
+        if let Some(where_) = non_finite::in_gradients(&self.decoder, &self.grads) {
+            what = format!("{what}: {where_}");
+        }
+        let limit = if self.run.precision == Precision::Fp16 { FP16_SKIPS } else { SKIPS };
+        if self.failures + 1 >= limit {
+            return Err(Error::NonFinite(format!(
+                "step {step}: {what}; {limit} steps in a row were not finite. Lower the learning rate or check the \
+                 data, and go on from an older checkpoint"
+            )));
+        }
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(true)?;
+        }
+        self.failures += 1;
+        Ok(what)
+    }
+
+    fn advance(&mut self, gradient: &Gradient, skipped: bool) {
+        let p = &mut self.progress;
+        p.iteration += 1;
+        p.consumed_samples += self.run.train_batch_size;
+        p.consumed_tokens += (self.run.train_batch_size * self.run.seq_length) as u64;
+        p.skipped += usize::from(skipped);
+        p.nan += usize::from(!gradient.loss.is_finite());
+    }
+
+    fn report(
+        &self,
+        gradient: &Gradient,
+        learning_rate: f64,
+        loss_scale: Option<f64>,
+        note: Option<String>,
+        begin: Instant,
+    ) -> StepReport {
+        let p = self.progress;
+        StepReport {
+            iteration: p.iteration,
+            loss: gradient.loss,
+            learning_rate,
+            grad_norm: gradient.norm,
+            loss_scale,
+            skipped: note.is_some(),
+            nan: !gradient.loss.is_finite(),
+            note,
+            tokens: self.run.train_batch_size * self.run.seq_length,
+            consumed_samples: p.consumed_samples,
+            consumed_tokens: p.consumed_tokens,
+            skipped_total: p.skipped,
+            nan_total: p.nan,
+            epoch: p.consumed_samples as f64 / self.data.train.len() as f64,
+            seconds: begin.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// Whether the validation data is due after this step.
+    pub fn should_evaluate(&self) -> bool {
+        let (n, every) = (self.progress.iteration, self.run.eval_interval);
+        self.can_evaluate(Part::Valid) && every > 0 && n > 0 && n.is_multiple_of(every)
+    }
+
+    /// Whether the run has such data and evaluates at all.
+    pub fn can_evaluate(&self, part: Part) -> bool {
+        self.run.eval_iters > 0 && self.part(part).is_some()
+    }
+
+    fn part(&self, part: Part) -> Option<&dyn Samples> {
+        match part {
+            Part::Valid => self.data.valid.as_deref(),
+            Part::Test => self.data.test.as_deref(),
+        }
+    }
+
+    /// Loss on held-out data: `eval_iters` steps' worth of micro-batches.
+    ///
+    /// Every evaluation of a run takes the next stretch of the validation data, told by the
+    /// iteration alone, so that a resumed run sees the same samples. The test data begins at 0.
+    ///
+    /// # Errors
+    /// `UnsupportedInput` without such data; `Interrupted`; errors of the data.
+    pub fn evaluate(&mut self, part: Part, interrupt: Interrupt) -> Result<Evaluation> {
+        let begin = Instant::now();
+        let iteration = self.progress.iteration;
+        let first = match part {
+            Part::Valid => iteration.saturating_sub(1) / self.run.eval_interval.max(1),
+            Part::Test => 0,
+        };
+        let data = match part {
+            Part::Valid => self.data.valid.clone(),
+            Part::Test => self.data.test.clone(),
+        };
+        let data = data
+            .filter(|_| self.run.eval_iters > 0)
+            .ok_or_else(|| Error::UnsupportedInput("this run has no such held-out data, or eval_iters is 0".into()))?;
+        let (mut sum, mut targets) = (0.0, 0);
+        for i in 0..self.run.eval_iters {
+            let at = (first * self.run.eval_iters + i) * self.run.train_batch_size;
+            self.batch.fill(data.as_ref(), at)?;
+            for tokens in self.batch.micro_batches() {
+                let loss = self.compute.loss(&self.decoder, &self.weights, tokens, &loss_options(0.0), interrupt)?;
+                sum += loss.sum;
+                targets += loss.count;
+            }
+        }
+        let loss = sum / targets as f64;
+        Ok(Evaluation { iteration, loss, perplexity: loss.exp(), targets, seconds: begin.elapsed().as_secs_f64() })
+    }
+}
+
+/// The extents of a step.
+pub(super) fn batch_shape(run: &RunConfig) -> BatchShape {
+    BatchShape { accumulation: run.gradient_accumulation_steps, micro: run.micro_batch_size, time: run.seq_length }
+}

@@ -1,0 +1,236 @@
+"""The tree holds: arrows point down, each op stands in all its places, files are short, `unsafe` is explained."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RUST = ROOT / "rust/src"
+PYTHON = ROOT / "python/llmjp_core"
+FILE_LIMIT = 500
+
+BASE = {"dtype", "error", "files", "interrupt", "tensor"}
+# What each layer may name with `crate::`; its own files always, `py` everything.
+MAY_USE = {
+    **dict.fromkeys(BASE, BASE),
+    "cpu": BASE,
+    "ops": BASE | {"cpu"},
+    "model": BASE | {"ops"},
+    "tokenizer": BASE,
+    "data": BASE | {"tokenizer"},
+    "train": BASE | {"ops", "model", "data", "tokenizer"},
+}
+# Splitting over threads is everybody's; the kernels beside it are not.
+COMMON = "cpu::parallel"
+# These are named in one place only.
+ONLY_IN = {
+    "matrixmultiply": "cpu/matmul.rs",
+    "is_x86_feature_detected": "cpu/isa.rs",
+    "pyo3": "py/",
+}
+OPS = {
+    "activation", "adamw", "attention", "cross_entropy", "embedding", "gated_mlp", "grad_norm", "layer_norm",
+    "linear", "linear_cross_entropy", "rms_norm", "rotary",
+}  # fmt: skip
+
+
+def rust_files() -> list[Path]:
+    return sorted(RUST.rglob("*.rs"))
+
+
+def python_files() -> list[Path]:
+    return sorted(PYTHON.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    """The first folder below rust/src, or the file's own name."""
+    return path.relative_to(RUST).parts[0].removesuffix(".rs")
+
+
+def code(text: str) -> str:
+    """Rust without comments and the contents of string literals; lines keep their numbers."""
+    text = re.sub(r'b?r#*"(?s:.*?)"#*|"(?:\\(?s:.)|[^"\\])*"', lambda m: '"' + "\n" * m[0].count("\n") + '"', text)
+    return re.sub(r"//[^\n]*", "", text)
+
+
+def crate_paths(text: str) -> Iterator[str]:
+    """`a::b` for each `crate::a::b` in Rust code, each branch of `use crate::{a, b::c}` included."""
+    yield from re.findall(r"\bcrate::(\w+(?:::\w+)?)", text)
+    for group in re.findall(r"\bcrate::\{([^;]*)\};", text):
+        depth, item = 0, ""
+        for c in group + ",":
+            if c == "," and depth == 0:
+                if item.strip():
+                    yield re.sub(r"::[{*].*", "", "".join(item.split()))
+                item = ""
+            else:
+                depth += (c == "{") - (c == "}")
+                item += c
+
+
+def wrong_arrows(path: Path, text: str) -> list[str]:
+    own = layer(path)
+    if own in {"lib", "py"}:
+        return []
+    allowed = MAY_USE[own] | {own}
+    return [p for p in crate_paths(code(text)) if p.split("::")[0] not in allowed and not p.startswith(COMMON)]
+
+
+def test_rust_arrows_point_down() -> None:
+    wrong = {str(p.relative_to(ROOT)): w for p in rust_files() if (w := wrong_arrows(p, p.read_text()))}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["use crate::train::Trainer;", "use crate::{error::Error, py::Batch};", "let a = crate::model::hf::export();"],
+)
+def test_a_wrong_arrow_is_seen(line: str) -> None:
+    assert wrong_arrows(RUST / "ops/linear.rs", "use crate::error::Error;\n" + line)
+
+
+def test_a_right_arrow_is_left_alone() -> None:
+    text = "use crate::{cpu::{self, isa}, error::Result};\nuse crate::ops::Heads; // crate::train\n"
+    assert not wrong_arrows(RUST / "ops/linear.rs", text)
+
+
+@pytest.mark.parametrize(("name", "place"), ONLY_IN.items())
+def test_named_in_one_place(name: str, place: str) -> None:
+    users = {str(p.relative_to(RUST)) for p in rust_files() if re.search(rf"\b{name}\b", code(p.read_text()))}
+    assert {u for u in users if not u.startswith(place)} == set()
+
+
+def test_each_op_stands_in_all_its_places() -> None:
+    missing = []
+    for op in sorted(OPS):
+        places = [RUST / f"ops/{op}.rs", RUST / f"cpu/{op}.rs", ROOT / f"tests/test_{op}.py"]
+        missing += [str(p.relative_to(ROOT)) for p in places if not p.is_file()]
+    assert not missing
+
+
+def test_the_reference_stands_first() -> None:
+    """`pub mod reference` comes before any other item of an op's CPU file that computes."""
+    late = []
+    for op in sorted(OPS):
+        items = re.findall(r"^pub(?:\(crate\))? (?:mod (\w+)|fn \w+)", code((RUST / f"cpu/{op}.rs").read_text()), re.M)
+        if not items or items[0] != "reference":
+            late.append(op)
+    assert not late
+
+
+def test_files_are_short() -> None:
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    long = {str(p.relative_to(ROOT)): n for p in rust_files() + python_files() + tests if (n := lines(p)) > FILE_LIMIT}
+    assert not long
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def unexplained(text: str) -> list[int]:
+    """Numbers of the lines with `unsafe` and no `SAFETY:` or `# Safety` on it or in the comment above."""
+    plain, found = text.splitlines(), []
+    for number, line in enumerate(code(text).splitlines()):
+        if not re.search(r"\bunsafe\b", line):
+            continue
+        above = number
+        while above and plain[above - 1].lstrip().startswith(("//", "#[")):
+            above -= 1
+        if not re.search("SAFETY:|# Safety", "\n".join(plain[above : number + 1])):
+            found.append(number + 1)
+    return found
+
+
+def test_every_unsafe_is_explained() -> None:
+    wrong = {str(p.relative_to(ROOT)): w for p in rust_files() if (w := unexplained(p.read_text()))}
+    assert not wrong
+
+
+def test_an_unexplained_unsafe_is_seen() -> None:
+    assert unexplained("// why\nlet a = unsafe { f() };\n") == [2]
+    assert not unexplained("// SAFETY: f has no precondition.\nlet a = unsafe { f() };\n")
+
+
+def test_the_core_prints_nothing() -> None:
+    printing = re.compile(r"\b(e?println|e?print|dbg|todo|unimplemented)!")
+    assert [str(p) for p in rust_files() if printing.search(code(p.read_text()))] == []
+
+
+def test_environment_variables_are_read_in_one_place_each() -> None:
+    readers: defaultdict[str, set[str]] = defaultdict(set)
+    reading = re.compile(r"""(?:env::var(?:_os)?|environ(?:\.get)?|getenv)\s*[(\[]\s*["'](LLMJP_\w+)["']""")
+    for path in rust_files() + python_files():
+        for name in reading.findall(path.read_text()):
+            readers[name].add(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in readers.items() if len(places) > 1} == {}
+
+
+def imported(path: Path, *, only_at_import: bool) -> set[str]:
+    """Modules named by import statements: absolute ones by their first part, our own as `.name`."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        child for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda) for child in ast.walk(node)
+    }
+    typing_only = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in typing_only or (only_at_import and node in inside):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            found |= {"." + (node.module or alias.name).split(".")[0] for alias in node.names}
+    return found
+
+
+def test_only_the_commands_know_the_command_line() -> None:
+    for path in python_files():
+        if path.parent.name == "commands" or path.name in {"cli.py", "__main__.py"}:
+            continue
+        assert not imported(path, only_at_import=False) & {".cli", ".commands"}, path
+
+
+def test_the_library_never_imports_torch() -> None:
+    for path in python_files():
+        assert "torch" not in imported(path, only_at_import=False), path
+
+
+def test_import_is_light() -> None:
+    """Neither torch nor anything that only shows things; under 0.3 s of processor time."""
+    program = (
+        "import sys, time; start = time.process_time(); import llmjp_core; "
+        "heavy = {'torch', 'transformers', 'matplotlib', 'rich', 'IPython', 'wandb', 'tensorboard'} & set(sys.modules);"
+        "print(time.process_time() - start, *heavy)"
+    )
+    outputs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(3)]
+    assert all(o.returncode == 0 for o in outputs), outputs[0].stderr
+    answers = [o.stdout.split() for o in outputs]
+    assert all(len(answer) == 1 for answer in answers), answers
+    assert min(float(answer[0]) for answer in answers) < 0.3
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = re.search(r'^version = "([^"]+)"', (ROOT / "Cargo.toml").read_text(), re.M)
+    assert version
+    for path in [*python_files(), ROOT / "pyproject.toml"]:
+        assert version[1] not in re.findall(r"\b\d+\.\d+\.\d+\b", path.read_text()), path
+
+
+def test_the_shipped_config_is_the_one_in_configs() -> None:
+    assert (ROOT / "configs/quickstart.yml").resolve() == PYTHON / "quickstart/data/quickstart.yml"
