@@ -373,6 +373,25 @@ class ops:
     @staticmethod
     def add_forward(a: _Stored, b: _Stored, dtype: str = "float32") -> _Stored: ...
     @staticmethod
+    def cross_entropy_forward(
+        logits: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def cross_entropy_backward(
+        logits: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
     def linear_cross_entropy_forward(
         x: _Stored,
         w: _Stored,

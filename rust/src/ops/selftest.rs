@@ -3,7 +3,7 @@
 use super::activation::Activation;
 use super::attention::Heads;
 use super::linear_cross_entropy::LossOptions;
-use super::{activation, adamw, add, attention, cast, embedding, gated_mlp, grad_norm, layer_norm};
+use super::{activation, adamw, add, attention, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm};
 use super::{linear, linear_cross_entropy, rms_norm, rotary};
 use crate::cpu;
 use crate::dtype::{Element, bf16, f16};
@@ -35,7 +35,7 @@ impl Check {
 /// What an op refuses, which would be a fault of this library.
 pub fn run() -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    let parts: [fn(&mut Vec<Check>) -> Result<()>; 13] = [
+    let parts: [fn(&mut Vec<Check>) -> Result<()>; 14] = [
         embedding_part,
         linear_part,
         rms_norm_part,
@@ -46,6 +46,7 @@ pub fn run() -> Result<Vec<Check>> {
         activation_part,
         gated_mlp_part,
         add_part,
+        cross_entropy_part,
         linear_cross_entropy_part,
         optimizer_part,
         cast_part,
@@ -274,6 +275,23 @@ fn add_part(checks: &mut Vec<Check>) -> Result<()> {
     let ((a, exact_a), (b, exact_b), mut y) = (numbers(1, n), numbers(2, n), place(n));
     add::forward(ViewMut::new(&mut y, &[n])?, View::new(&a, &[n])?, View::new(&b, &[n])?)?;
     compare(checks, "add.y", &y, &cpu::add::reference::forward(&exact_a, &exact_b), 1e-7);
+    Ok(())
+}
+
+fn cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
+    use cpu::cross_entropy::reference;
+    let (n, v) = (5, 129);
+    let options = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-3 };
+    let (targets, (logits, exact)) = ([5, 128, -1, 0, 77], numbers(1, n * v));
+    let (mut losses, mut d) = (place(n), place(n * v));
+    let view = View::new(&logits, &[n, v])?;
+    cross_entropy::forward(&mut losses, view, &targets, &options)?;
+    cross_entropy::backward(ViewMut::new(&mut d, &[n, v])?, view, &targets, 1.0, &options)?;
+    let rows = || exact.chunks(v).zip(&targets);
+    let exact_losses: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &options)).collect();
+    let exact_d: Vec<f64> = rows().flat_map(|(l, t)| reference::backward(l, *t, &options)).collect();
+    compare(checks, "cross_entropy.losses", &losses, &exact_losses, 1e-6);
+    compare(checks, "cross_entropy.dlogits", &d, &exact_d, 1e-6);
     Ok(())
 }
 
