@@ -93,8 +93,9 @@ fn loss_and_gradient<S: Simd>(s: S, l: &mut [f32], target: usize, o: &LossOption
     for l in l.iter_mut() {
         *l = s.fma(exp_nonpositive(s, *l - top), factor, -shift);
     }
-    // Next to 1, p − 1 + (z-loss) must not round the second away.
-    l[target] = scale * (hit - 1.0 + o.label_smoothing + 2.0 * o.z_loss * lse * hit) - shift;
+    // Next to p = 1, what smoothing and z-loss add must not be rounded away.
+    let smooth = o.label_smoothing - o.label_smoothing / v;
+    l[target] = scale * ((hit - 1.0) + (smooth + 2.0 * o.z_loss * lse * hit));
     loss
 }
 

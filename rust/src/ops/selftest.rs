@@ -88,7 +88,7 @@ fn embedding_part(checks: &mut Vec<Check>) -> Result<()> {
     embedding::backward(ViewMut::new(&mut dtable, &[rows, d])?, View::new(&dy, &dims)?, &ids)?;
     use cpu::embedding::reference;
     compare(checks, "embedding.y", &y, &reference::forward(&exact_table, &ids, d), 0.0);
-    compare(checks, "embedding.dtable", &dtable, &reference::backward(&exact_dy, &ids, rows, d), 5e-7);
+    compare(checks, "embedding.dtable", &dtable, &reference::backward(&exact_dy, &ids, rows, d), 3e-7);
     Ok(())
 }
 
@@ -125,9 +125,9 @@ fn rms_norm_part(checks: &mut Vec<Check>) -> Result<()> {
         exact_dx.extend(dx);
         exact_dw.iter_mut().zip(dw).for_each(|(sum, dw)| *sum += dw);
     }
-    compare(checks, "rms_norm.y", &y, &exact_y, 1e-6);
-    compare(checks, "rms_norm.dx", &dx, &exact_dx, 1e-6);
-    compare(checks, "rms_norm.dw", &dw, &exact_dw, 1e-6);
+    compare(checks, "rms_norm.y", &y, &exact_y, 6e-7);
+    compare(checks, "rms_norm.dx", &dx, &exact_dx, 6e-7);
+    compare(checks, "rms_norm.dw", &dw, &exact_dw, 6e-7);
     Ok(())
 }
 
@@ -150,10 +150,10 @@ fn layer_norm_part(checks: &mut Vec<Check>) -> Result<()> {
         exact_dw.iter_mut().zip(dw).for_each(|(sum, dw)| *sum += dw);
         exact_db.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
     }
-    compare(checks, "layer_norm.y", &y, &exact_y, 1e-6);
-    compare(checks, "layer_norm.dx", &dx, &exact_dx, 1e-6);
-    compare(checks, "layer_norm.dw", &dw, &exact_dw, 1e-6);
-    compare(checks, "layer_norm.dbias", &db, &exact_db, 1e-6);
+    compare(checks, "layer_norm.y", &y, &exact_y, 6e-7);
+    compare(checks, "layer_norm.dx", &dx, &exact_dx, 6e-7);
+    compare(checks, "layer_norm.dw", &dw, &exact_dw, 6e-7);
+    compare(checks, "layer_norm.dbias", &db, &exact_db, 6e-7);
     Ok(())
 }
 
@@ -171,7 +171,7 @@ fn rotary_part(checks: &mut Vec<Check>) -> Result<()> {
                 head.copy_from_slice(&cpu::rotary::reference::rotate(head, ndims, t, base, sign));
             }
         }
-        compare(checks, name, &qkv, &exact, 1e-6);
+        compare(checks, name, &qkv, &exact, 6e-7);
     }
     Ok(())
 }
@@ -242,9 +242,9 @@ fn activation_part(checks: &mut Vec<Check>) -> Result<()> {
         activation::forward(ViewMut::new(&mut y, &[n])?, View::new(&x, &[n])?, kind)?;
         activation::backward(ViewMut::new(&mut dx, &[n])?, View::new(&dy, &[n])?, View::new(&x, &[n])?, kind)?;
         let exact: Vec<f64> = exact_x.iter().map(|x| reference::forward(*x, kind)).collect();
-        compare(checks, &format!("activation.{name}.y"), &y, &exact, 1e-6);
+        compare(checks, &format!("activation.{name}.y"), &y, &exact, 6e-7);
         let exact: Vec<f64> = exact_x.iter().zip(&exact_dy).map(|(x, dy)| dy * reference::slope(*x, kind)).collect();
-        compare(checks, &format!("activation.{name}.dx"), &dx, &exact, 1e-6);
+        compare(checks, &format!("activation.{name}.dx"), &dx, &exact, 6e-7);
     }
     Ok(())
 }
@@ -264,8 +264,8 @@ fn gated_mlp_part(checks: &mut Vec<Check>) -> Result<()> {
             exact_h[i] = reference::forward(exact_x[gate], exact_x[up], kind);
             (exact_d[gate], exact_d[up]) = reference::backward(exact_dh[i], exact_x[gate], exact_x[up], kind);
         }
-        compare(checks, &format!("gated_mlp.{name}.h"), &h, &exact_h, 1e-6);
-        compare(checks, &format!("gated_mlp.{name}.dgate_up"), &dx, &exact_d, 1e-6);
+        compare(checks, &format!("gated_mlp.{name}.h"), &h, &exact_h, 6e-7);
+        compare(checks, &format!("gated_mlp.{name}.dgate_up"), &dx, &exact_d, 6e-7);
     }
     Ok(())
 }
@@ -290,8 +290,8 @@ fn cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
     let rows = || exact.chunks(v).zip(&targets);
     let exact_losses: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &options)).collect();
     let exact_d: Vec<f64> = rows().flat_map(|(l, t)| reference::backward(l, *t, &options)).collect();
-    compare(checks, "cross_entropy.losses", &losses, &exact_losses, 1e-6);
-    compare(checks, "cross_entropy.dlogits", &d, &exact_d, 1e-6);
+    compare(checks, "cross_entropy.losses", &losses, &exact_losses, 6e-7);
+    compare(checks, "cross_entropy.dlogits", &d, &exact_d, 6e-7);
     Ok(())
 }
 
@@ -312,11 +312,11 @@ fn linear_cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
     let slopes: Vec<f64> = rows().flat_map(|(l, t)| reference::backward(l, *t, &options)).collect();
     let slopes: Vec<f64> = slopes.iter().map(|g| g * f64::from(scale)).collect();
     let (exact_dx, exact_dw, _) = cpu::linear::reference::backward(&slopes, &exact_x, &exact_w, d);
-    compare(checks, "linear_cross_entropy.losses", &losses, &exact, 1e-6);
+    compare(checks, "linear_cross_entropy.losses", &losses, &exact, 6e-7);
     compare(checks, "linear_cross_entropy.dx", &dx, &exact_dx, 2e-6);
     compare(checks, "linear_cross_entropy.dw", &dw, &exact_dw, 2e-6);
     linear_cross_entropy::forward(&mut losses, vx, vw, &targets, &options, Interrupt::NEVER)?;
-    compare(checks, "linear_cross_entropy.forward", &losses, &exact, 1e-6);
+    compare(checks, "linear_cross_entropy.forward", &losses, &exact, 6e-7);
     Ok(())
 }
 
@@ -330,9 +330,9 @@ fn optimizer_part(checks: &mut Vec<Check>) -> Result<()> {
         .map(|i| cpu::adamw::reference::step(exact_p[i], exact_m[i], exact_m[i].abs(), exact_g[i], &step))
         .collect();
     adamw::step(&mut p, &mut m, &mut v, &g, &step)?;
-    compare(checks, "adamw.p", &p, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), 5e-7);
-    compare(checks, "adamw.m", &m, &exact.iter().map(|e| e.1).collect::<Vec<_>>(), 5e-7);
-    compare(checks, "adamw.v", &v, &exact.iter().map(|e| e.2).collect::<Vec<_>>(), 5e-7);
+    compare(checks, "adamw.p", &p, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), 3e-7);
+    compare(checks, "adamw.m", &m, &exact.iter().map(|e| e.1).collect::<Vec<_>>(), 3e-7);
+    compare(checks, "adamw.v", &v, &exact.iter().map(|e| e.2).collect::<Vec<_>>(), 3e-7);
     let (ours, exact) = (grad_norm::sum_of_squares(&g), cpu::grad_norm::reference::sum_of_squares(&exact_g));
     checks.push(Check { name: "grad_norm".into(), error: (ours / exact - 1.0).abs(), bound: 1e-14 });
     Ok(())
