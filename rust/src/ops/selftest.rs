@@ -29,13 +29,16 @@ impl Check {
     }
 }
 
+/// Appends the checks of one op.
+type Part = fn(&mut Vec<Check>) -> Result<()>;
+
 /// Runs every op; the results in a fixed order.
 ///
 /// # Errors
 /// What an op refuses, which would be a fault of this library.
 pub fn run() -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    let parts: [fn(&mut Vec<Check>) -> Result<()>; 14] = [
+    let parts: [Part; 14] = [
         embedding_part,
         linear_part,
         rms_norm_part,
