@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
-import llmjp_core as lc
 import numpy as np
 import pytest
+from reference_samples import joined, labelled, megatron_oracle, neox_oracle, random_set, shuffled
+
+import llmjp_core as lc
 from llmjp_core import errors
 
 SIZES = [5, 3, 7, 2, 6, 4]
-IGNORE = -100
 
 
 @pytest.fixture
@@ -23,65 +23,7 @@ def golden(tmp_path: Path) -> Path:
     return tmp_path / "g"
 
 
-def random_set(
-    prefix: Path, rng: np.random.Generator, documents: int, longest: int, vocab: int = 1000
-) -> list[list[int]]:
-    texts = [rng.integers(0, vocab, rng.integers(0, longest + 1)).tolist() for _ in range(documents)]
-    lc.data.write(prefix, texts, "uint16")
-    return texts
-
-
 # --- packed samples
-
-
-def neox_oracle(texts: Sequence[Sequence[int]], s: int, seed: int, n: int | None) -> list[list[int]]:
-    """All samples in training order, s + 1 tokens each: the stream is built whole and cut."""
-    total = sum(map(len, texts))
-    epochs = 1
-    while n is not None and (epochs * total - 1) // s < n:
-        epochs += 1
-    rng = np.random.RandomState(seed)
-    order = np.tile(np.arange(len(texts), dtype=np.int32), epochs)
-    rng.shuffle(order)
-    return cut(texts, order, s, lambda m: shuffled(rng, np.arange(m, dtype=np.uint32)))
-
-
-def megatron_oracle(texts: Sequence[Sequence[int]], s: int, seed: int, n: int) -> list[list[int]]:
-    total = sum(map(len, texts))
-    epochs = math.ceil((n * s + 1) / total)
-    before = ((epochs - 1) * total - 1) // s if epochs > 1 else 0
-    separate = epochs > 1 and n - before < int(0.80 * ((total - 1) // s))
-    rng = np.random.RandomState(seed)
-    documents = np.arange(len(texts), dtype=np.int32)
-    parts = [epochs - 1, 1] if separate else [epochs]
-    order = np.concatenate([shuffled(rng, np.tile(documents, part)) for part in parts])
-
-    def places(m: int) -> np.ndarray:
-        bounds = [0, before, m] if separate else [0, m]
-        ranges = [np.arange(a, b, dtype=np.uint32) for a, b in pairwise(bounds)]
-        return np.concatenate([shuffled(rng, part) for part in ranges])
-
-    return cut(texts, order, s, places)
-
-
-def shuffled(rng: np.random.RandomState, array: np.ndarray) -> np.ndarray:
-    rng.shuffle(array)
-    return array
-
-
-def cut(
-    texts: Sequence[Sequence[int]], order: np.ndarray, s: int, places: Callable[[int], np.ndarray]
-) -> list[list[int]]:
-    stream = [token for document in order for token in texts[document]]
-    samples = (len(stream) - 1) // s
-    return [stream[k * s : k * s + s + 1] for k in places(samples)]
-
-
-def joined(samples: lc.data.Samples, count: int) -> list[list[int]]:
-    """Items as s + 1 tokens."""
-    items = [samples.item(i) for i in range(count)]
-    assert all(inputs[1:].tolist() == targets[:-1].tolist() for inputs, targets in items)
-    return [[*inputs.tolist(), int(targets[-1])] for inputs, targets in items]
 
 
 def test_neox_golden(golden: Path) -> None:
@@ -330,140 +272,6 @@ def test_an_epoch_of_a_blend_uses_each_sample_once(tmp_path: Path) -> None:
     blend = lc.data.samples(train=[tmp_path / "s0", tmp_path / "s1"], seq_length=4).train
     items = [tuple(item) for item in joined(blend, len(blend))]
     assert len(set(items)) == len(items)
-
-
-# --- labels, masks, whole documents
-
-
-def labelled_set(
-    folder: Path, rng: np.random.Generator, documents: int, longest: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    texts = [rng.integers(1, 500, rng.integers(1, longest + 1)).tolist() for _ in range(documents)]
-    labels = [[token if rng.random() < 0.5 else IGNORE for token in text] for text in texts]
-    for k in range(0, documents, 4):
-        labels[k] = [IGNORE] * len(texts[k])
-    lc.data.write(folder / "t", texts, "uint16")
-    lc.data.write(folder / "l", labels, "int32")
-    return texts, labels
-
-
-def labelled(folder: Path) -> list[lc.data.Source]:
-    return [lc.data.Source(folder / "t", labels=folder / "l")]
-
-
-def test_labels_say_where_the_loss_is(tmp_path: Path) -> None:
-    texts, labels = labelled_set(tmp_path, np.random.default_rng(0), 40, 30)
-    train = lc.data.samples(train=labelled(tmp_path), seq_length=9, count=60).train
-    wanted = math.ceil(60 * 1.005)
-    tokens, targets = (neox_oracle(x, 9, 1234, wanted) for x in (texts, labels))
-    for i in range(60):
-        inputs, got = train[i]
-        assert inputs.tolist() == tokens[i][:-1] and got.tolist() == targets[i][1:]
-
-
-def test_any_negative_label_means_no_loss(tmp_path: Path) -> None:
-    lc.data.write(tmp_path / "t", [[1, 2, 3, 4, 5]])
-    lc.data.write(tmp_path / "l", [[1, -1, 3, -7, 5]])
-    train = lc.data.samples(train=labelled(tmp_path), seq_length=3, count=1).train
-    assert train.item(0)[1].tolist() in ([IGNORE, 3, IGNORE], [3, IGNORE, 5])
-
-
-def test_labels_must_mirror_their_text(tmp_path: Path) -> None:
-    lc.data.write(tmp_path / "t", [[1, 2, 3], [4, 5]])
-    for labels, what in (([[1, 2, 3]], "1 label sequences for the 2"), ([[1, 2, 3], [4]], "sequence 1 has 1 labels")):
-        lc.data.write(tmp_path / "l", labels)
-        with pytest.raises(errors.CorruptDatasetError, match=what):
-            lc.data.samples(train=labelled(tmp_path), seq_length=3, count=1)
-
-
-def test_no_loss_after_eod(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    lc.data.write(tmp_path / "d", [[*rng.integers(1, 50, 7).tolist(), 0] for _ in range(30)])
-    plain = lc.data.samples(tmp_path / "d", seq_length=11, split="1", eod=0).train
-    masked = lc.data.samples(tmp_path / "d", seq_length=11, split="1", eod=0, eod_mask_loss=True).train
-    hidden = 0
-    for i in range(len(plain)):
-        (inputs, targets), (same, fewer) = plain[i], masked[i]
-        np.testing.assert_array_equal(inputs, same)
-        np.testing.assert_array_equal(fewer, np.where(inputs == 0, IGNORE, targets))
-        hidden += int((inputs == 0).sum())
-    assert hidden > 20
-    with pytest.raises(errors.ConfigError, match="eod"):
-        lc.data.samples(tmp_path / "d", seq_length=11, split="1", eod_mask_loss=True)
-
-
-def whole_oracle(
-    texts: list[list[int]], labels: list[list[int]], s: int, n: int, seed: int, packing: str, chopped: bool
-) -> list[tuple[list[int], list[int]]]:
-    """(s + 1 tokens, s + 1 labels) in training order."""
-    rng = np.random.RandomState(seed)
-    places = shuffled(rng, np.arange(n))
-    order = np.arange(len(texts))
-    if packing == "pack_until_overflow":
-        rng.shuffle(order)
-    groups: list[list[int]] = []
-    while len(groups) <= n:
-        for k in order:
-            unusable = all(x == IGNORE for x in labels[k][: s + 1]) or (not chopped and len(texts[k]) > s + 1)
-            if unusable:
-                continue
-            fits = groups and sum(len(texts[j]) for j in groups[-1]) + len(texts[k]) <= s + 1
-            if packing == "unpacked" or not fits:
-                groups.append([])
-            groups[-1].append(int(k))
-        if packing == "pack_until_overflow":
-            rng.shuffle(order)
-
-    def padded(rows: list[list[int]], group: list[int], fill: int) -> list[int]:
-        return ([x for k in group for x in rows[k]] + [fill] * (s + 1))[: s + 1]
-
-    return [(padded(texts, groups[k], 0), padded(labels, groups[k], IGNORE)) for k in places]
-
-
-@pytest.mark.parametrize("packing", ["pack_until_overflow", "unpacked"])
-@pytest.mark.parametrize("chopped", [True, False])
-@pytest.mark.parametrize("case", range(4))
-def test_whole_documents(tmp_path: Path, packing: str, chopped: bool, case: int) -> None:
-    rng = np.random.default_rng(case)
-    texts, labels = labelled_set(tmp_path, rng, int(rng.integers(5, 40)), 30)
-    s, seed, n = int(rng.integers(8, 40)), int(rng.integers(0, 2**31)), int(rng.integers(1, 120))
-    train = lc.data.samples(
-        train=labelled(tmp_path),
-        seq_length=s,
-        count=n,
-        seed=seed,
-        packing=packing,
-        allow_chopped=chopped,  # type: ignore[arg-type]
-    ).train
-    wanted = math.ceil(n * 1.005)
-    expected = whole_oracle(texts, labels, s, wanted, seed, packing, chopped)
-    assert len(train) == wanted
-    for i, (tokens, targets) in enumerate(expected):
-        inputs, got = train[i]
-        assert (inputs.tolist(), got.tolist()) == (tokens[:-1], targets[1:]), i
-
-
-def test_whole_documents_of_a_split_stay_in_their_part(tmp_path: Path) -> None:
-    """GPT-NeoX takes the documents from the start of the file for every part."""
-    lc.data.write(tmp_path / "d", [[k + 1] * 5 for k in range(40)])
-    parts = lc.data.samples(tmp_path / "d", seq_length=14, split="30,10", count=20, packing="pack_until_overflow")
-    assert parts.valid is not None
-    seen = {int(x) for i in range(20) for x in parts.valid[i][0]}
-    assert seen == set(range(31, 41))
-
-
-def test_no_usable_document(tmp_path: Path) -> None:
-    lc.data.write(tmp_path / "t", [[1] * 9, [2] * 9])
-    lc.data.write(tmp_path / "l", [[IGNORE] * 9] * 2)
-    for packing in ("unpacked", "pack_until_overflow"):
-        with pytest.raises(errors.ConfigError, match="none of the 2 documents"):
-            lc.data.samples(train=labelled(tmp_path), seq_length=20, count=5, packing=packing)  # type: ignore[arg-type]
-    with pytest.raises(errors.ConfigError, match="none of the 2 documents"):
-        lc.data.samples(
-            tmp_path / "t", split="1", seq_length=5, count=5, packing="pack_until_overflow", allow_chopped=False
-        )
-    with pytest.raises(errors.ConfigError, match="label"):
-        lc.data.samples(tmp_path / "t", split="1", seq_length=5, count=5, packing="unpacked")
 
 
 # --- what is wrong is named

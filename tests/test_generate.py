@@ -143,10 +143,13 @@ def test_likelihoods_are_those_of_transformers(pair: tuple[Any, lc.Model]) -> No
 class Letters:
     """a..z are 0..25, space is 26; bytes are not needed here."""
 
-    eod_id = 36
+    eod = 36
 
-    def encode(self, text: str) -> list[int]:
-        return [26 if letter == " " else ord(letter) - ord("a") for letter in text.lower()]
+    def eod_id(self) -> int:
+        return self.eod
+
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        return [35] * add_bos + [26 if letter == " " else ord(letter) - ord("a") for letter in text.lower()]
 
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(ord("a") + i) if i < 26 else " " if i == 26 else f"<{i}>" for i in ids)
@@ -164,10 +167,16 @@ def test_text_in_text_out(model: lc.Model) -> None:
     assert model.generate(letters, "abc", max_new_tokens=9, stop=stop) == letters.decode(cut)
 
 
+def test_text_may_begin_with_bos(model: lc.Model) -> None:
+    letters = Letters()
+    ids = model.generate(None, [35, 0, 1], max_new_tokens=9, stop=[])
+    assert model.generate(letters, "ab", max_new_tokens=9, stop=[], add_bos=True) == "ab" + letters.decode(ids[3:])
+
+
 def test_the_tokenizers_end_of_document_stops(model: lc.Model) -> None:
     letters = Letters()
     ids = model.generate(None, letters.encode("abc"), max_new_tokens=9)
-    letters.eod_id = ids[6]
+    letters.eod = ids[6]
     assert model.generate(letters, "abc", max_new_tokens=9) == letters.decode(ids[: ids.index(ids[6], 3)])
 
 

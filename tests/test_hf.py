@@ -37,11 +37,16 @@ HF: dict[str, tuple[str, dict[str, Any]]] = {
     "neox-sequential": (
         "neox",
         NEOX_SIZES
-        | {"use_parallel_residual": False, "rope_parameters": ROPE | {"partial_rotary_factor": 1.0}, "hidden_act": "gelu_new"},
+        | {
+            "use_parallel_residual": False,
+            "rope_parameters": ROPE | {"partial_rotary_factor": 1.0},
+            "hidden_act": "gelu_new",
+        },
     ),
     "neox-d80": (
         "neox",
-        NEOX_SIZES | {"hidden_size": 160, "num_attention_heads": 2, "rope_parameters": ROPE | {"partial_rotary_factor": 0.25}},
+        NEOX_SIZES
+        | {"hidden_size": 160, "num_attention_heads": 2, "rope_parameters": ROPE | {"partial_rotary_factor": 0.25}},
     ),
     "neox-d96-no-attention-bias": (
         "neox",
@@ -106,7 +111,9 @@ def test_import_gives_the_same_logits_and_gradients(name: str, tmp_path: Path) -
     loss = cross_entropy(theirs(torch.tensor(ids)).logits, targets)
     assert ours.loss(ids, targets) == pytest.approx(loss.item(), rel=2e-6)
     loss.backward()
-    grads = {key.replace("lm_head", "embed_out") if "neox" in name else key: p.grad for key, p in theirs.named_parameters()}
+    grads = {
+        key.replace("lm_head", "embed_out") if "neox" in name else key: p.grad for key, p in theirs.named_parameters()
+    }
     got, truth = ours.gradients(ids, targets), exact.gradients(ids, targets)
     assert got.keys() == grads.keys() == truth.keys()
     for key, want in truth.items():
@@ -152,19 +159,17 @@ def test_export_has_every_key_and_file(tmp_path: Path) -> None:
     lc.Model.from_spec(NEOX | {"activation": "gelu_new"}).save(tmp_path / "neox", dtype="bfloat16")
     lc.Model.from_spec(LLAMA).save(tmp_path / "llama")
     neox, llama = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("neox", "llama"))
-    for key in (
+    common = (
         "architectures model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
-        "hidden_act max_position_embeddings layer_norm_eps use_parallel_residual attention_bias tie_word_embeddings "
-        "initializer_range attention_dropout hidden_dropout bos_token_id eos_token_id rotary_pct rotary_emb_base "
-        "rope_parameters torch_dtype dtype"
-    ).split():
-        assert key in neox, key
-    for key in (
-        "architectures model_type hidden_size intermediate_size num_hidden_layers num_attention_heads "
-        "num_key_value_heads head_dim hidden_act rms_norm_eps rope_theta rope_parameters max_position_embeddings "
-        "attention_bias mlp_bias tie_word_embeddings vocab_size bos_token_id eos_token_id pad_token_id torch_dtype dtype"
-    ).split():
-        assert key in llama, key
+        "hidden_act max_position_embeddings attention_bias tie_word_embeddings initializer_range attention_dropout "
+        "bos_token_id eos_token_id rope_parameters torch_dtype dtype "
+    )
+    own = (
+        "layer_norm_eps use_parallel_residual hidden_dropout rotary_pct rotary_emb_base",
+        "num_key_value_heads head_dim rms_norm_eps rope_theta mlp_bias pad_token_id",
+    )
+    for config, keys in zip((neox, llama), own, strict=True):
+        assert set((common + keys).split()) <= config.keys()
     assert neox["hidden_act"] == "gelu_new" and neox["dtype"] == neox["torch_dtype"] == "bfloat16"
     assert neox["rotary_pct"] == neox["rope_parameters"]["partial_rotary_factor"] == 0.25
     assert load_file(tmp_path / "llama" / "model.safetensors")["lm_head.weight"].dtype == np.float32
@@ -251,7 +256,9 @@ def test_rotary_keys_of_version_4(folders: dict[str, Path]) -> None:
 
 def test_defaults_are_those_of_transformers(folders: dict[str, Path]) -> None:
     ids, _ = sample()
-    optional = "rope_parameters rotary_pct layer_norm_eps use_parallel_residual attention_bias hidden_act tie_word_embeddings"
+    optional = (
+        "rope_parameters rotary_pct layer_norm_eps use_parallel_residual attention_bias hidden_act tie_word_embeddings"
+    )
 
     def strip(config: dict[str, Any]) -> None:
         for key in [*optional.split(), "rms_norm_eps", "rope_theta", "head_dim", "mlp_bias"]:
@@ -270,7 +277,11 @@ def test_defaults_are_those_of_transformers(folders: dict[str, Path]) -> None:
     ("name", "change", "words"),
     [
         ("llama-gqa", {"rope_parameters": ROPE | {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters.rope_type"),
-        ("llama-gqa", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
+        (
+            "llama-gqa",
+            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling.type",
+        ),
         ("llama-gqa", {"rope_theta": 1e4, "rope_parameters": ROPE | {"rope_theta": 2e4}}, "rope_theta"),
         ("llama-gqa", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama-gqa", {"hidden_act": "gelu_10"}, "hidden_act"),

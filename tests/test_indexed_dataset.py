@@ -6,12 +6,13 @@ import os
 import struct
 from pathlib import Path
 
-import llmjp_core as lc
 import numpy as np
 import pytest
 import reference_dataset as reference
-from llmjp_core import errors
 from reference_dataset import CODES, both_files, names, run_python
+
+import llmjp_core as lc
+from llmjp_core import errors
 
 GOLDEN = bytes.fromhex(
     "4d4d494449445800000100000000000000080300000000000000040000000000000005000000030000000200000000000000000000000a"

@@ -233,4 +233,4 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_the_shipped_config_is_the_one_in_configs() -> None:
-    assert (ROOT / "configs/quickstart.yml").resolve() == PYTHON / "quickstart/data/quickstart.yml"
+    assert (ROOT / "configs/quickstart-neox.yml").resolve() == PYTHON / "quickstart/data/quickstart.yml"

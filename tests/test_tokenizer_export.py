@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import llmjp_core as lc
 import pytest
-from llmjp_core import errors
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizer_models import DATA, NEKO, model_bytes
+
+import llmjp_core as lc
+from llmjp_core import errors
 
 TEXTS = [
     *(DATA / "neko.txt").read_text(encoding="utf-8").split("\n"),
@@ -87,6 +88,25 @@ def test_real_models(shared: Path, tmp_path: Path) -> None:
         ours = lc.Tokenizer.from_file(shared / "data" / "tokenizers" / name)
         ours.export(tmp_path)
         assert len(different(ours, load(tmp_path), texts)) <= len(texts) // 100
+
+
+def test_compat_hf_is_what_transformers_gives(shared: Path, tmp_path: Path) -> None:
+    """No differences at all: f64 sums, every piece can match."""
+    with open(shared / "data" / "corpus" / "sample_small.jsonl", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in itertools.islice(lines, 100)] + TEXTS
+    tokenizers = shared / "data" / "tokenizers" / "llm-jp"
+    for path in (
+        NEKO,
+        tokenizers / "code10K_en20K_ja30K.ver2.2.model",
+        tokenizers / "llm-jp-tokenizer-100k.ver3.1.model",
+    ):
+        ours = lc.Tokenizer.from_file(path, compat="hf")
+        ours.export(tmp_path)
+        assert different(ours, load(tmp_path), texts) == []
+    plain = lc.Tokenizer.from_file(tokenizers / "code10K_en20K_ja30K.ver2.2.model")
+    assert different(plain, load(tmp_path), texts) != []
+    with pytest.raises(errors.UnsupportedModelError, match="identity"):
+        lc.Tokenizer.from_bytes(model_bytes("unigram_nfkc"), compat="hf")
 
 
 def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:

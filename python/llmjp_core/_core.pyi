@@ -84,7 +84,7 @@ def data_tokenize(
     vocab_size: int,
     bos: int | None,
     eod: int | None,
-    workers: int,
+    workers: int | None,
     skip_errors: bool,
     format: str | None,
     txt: str,
@@ -117,7 +117,9 @@ class Tokenizer:
         Args:
             path: a SentencePiece model.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
-                models: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
+                models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
+                Hugging Face makes of the folder that `export` writes; models with the `identity`
+                normaliser).
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
@@ -235,6 +237,10 @@ class Model:
     @staticmethod
     def load(path: str, dtype_name: str) -> Model: ...
     @staticmethod
+    def from_config(
+        sources: Sequence[tuple[str | None, str]], overrides: str, seed: int | None, dtype_name: str
+    ) -> Model: ...
+    @staticmethod
     def initialized(config: str, init: str, seed: int, dtype_name: str) -> Model: ...
     @staticmethod
     def from_tensors(config: str, tensors: Sequence[tuple[str, NDArray[np.float32]]], dtype_name: str) -> Model: ...
@@ -266,3 +272,211 @@ def config_plan(sources: Sequence[tuple[str | None, str]], overrides: str) -> st
 def config_to_yaml(mapping: str) -> str: ...
 def config_parse_override(text: str) -> tuple[str, str]: ...
 def config_keys() -> list[tuple[str, str, str, str, str, str]]: ...
+
+# --- ops
+
+_F32 = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.int32]
+_Stored = npt.NDArray[Any]  # float32, or the bits of a half type in uint16
+_Heads = tuple[int, int, int, int]  # offset, stride, count, dim
+
+class ops:
+    """Every op on numpy arrays, for tests and `lc.selftest()`; not a public interface (a module, in truth)."""
+
+    @staticmethod
+    def embedding_forward(table: _Stored, token_ids: _Ids, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def embedding_backward(dtable: _F32, dy: _Stored, token_ids: _Ids, dtype: str = "float32") -> _F32: ...
+    @staticmethod
+    def linear_forward(x: _Stored, w: _Stored, bias: _Stored | None = None, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def linear_backward_input(dy: _Stored, w: _Stored, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def linear_backward_weight(
+        dw: _F32, dbias: _F32 | None, dy: _Stored, x: _Stored, dtype: str = "float32"
+    ) -> tuple[_F32, _F32 | None]: ...
+    @staticmethod
+    def rms_norm_forward(x: _Stored, w: _Stored, eps: float, dtype: str = "float32") -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def rms_norm_forward_add(
+        x: _Stored, residual: _Stored, w: _Stored, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _Stored, _F32]: ...
+    @staticmethod
+    def rms_norm_backward(
+        dw: _F32,
+        dy: _Stored,
+        x: _Stored,
+        rstd: _F32,
+        w: _Stored,
+        dresidual: _Stored | None = None,
+        dtype: str = "float32",
+    ) -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def layer_norm_forward(
+        x: _Stored, w: _Stored, bias: _Stored | None, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _F32, _F32]: ...
+    @staticmethod
+    def layer_norm_forward_add(
+        x: _Stored, residual: _Stored, w: _Stored, bias: _Stored | None, eps: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _Stored, _F32, _F32]: ...
+    @staticmethod
+    def layer_norm_backward(
+        dw: _F32,
+        dbias: _F32 | None,
+        dy: _Stored,
+        x: _Stored,
+        mean: _F32,
+        rstd: _F32,
+        w: _Stored,
+        dresidual: _Stored | None = None,
+        dtype: str = "float32",
+    ) -> tuple[_Stored, _F32, _F32 | None]: ...
+    @staticmethod
+    def rotary(
+        qkv: _Stored,
+        heads: _Heads,
+        ndims: int,
+        base: float,
+        positions: int,
+        start: int = 0,
+        backward: bool = False,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
+    def attention_forward(
+        qkv: _Stored, q: _Heads, k: _Heads, v: _Heads, scale: float, dtype: str = "float32"
+    ) -> tuple[_Stored, _F32]: ...
+    @staticmethod
+    def attention_backward(
+        dout: _Stored,
+        out: _Stored,
+        lse: _F32,
+        qkv: _Stored,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
+    def attention_decode(
+        q: _Stored, keys: _Stored, values: _Stored, scale: float, dtype: str = "float32"
+    ) -> _Stored: ...
+    @staticmethod
+    def activation_forward(x: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def activation_backward(dy: _Stored, x: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def gated_mlp_forward(gate_up: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def gated_mlp_backward(dh: _Stored, gate_up: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def add_forward(a: _Stored, b: _Stored, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def linear_cross_entropy_forward(
+        x: _Stored,
+        w: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def linear_cross_entropy_forward_backward(
+        dw: _F32,
+        x: _Stored,
+        w: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> tuple[_F32, _Stored, _F32]: ...
+    @staticmethod
+    def cast_from_f32(x: _F32, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def adamw_step(
+        p: _F32,
+        m: _F32,
+        v: _F32,
+        g: _F32,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        grad_scale: float = 1.0,
+    ) -> tuple[_F32, _F32, _F32]: ...
+    @staticmethod
+    def grad_norm_sum_of_squares(g: _F32) -> float: ...
+    @staticmethod
+    def grad_norm_first_non_finite(g: _F32) -> int | None: ...
+    @staticmethod
+    def set_num_threads(threads: int) -> None: ...
+    @staticmethod
+    def num_threads() -> int: ...
+    @staticmethod
+    def isa() -> str: ...
+    @staticmethod
+    def selftest() -> list[tuple[str, float, float, bool]]:
+        """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
+
+# --- train
+
+class Trainer:
+    """The trainer of a run; `lc.train` is the loop around it."""
+
+    def __init__(self, config: str, resume_name: str) -> None: ...
+    def step(self) -> dict[str, Any]: ...
+    @property
+    def last_report(self) -> dict[str, Any] | None: ...
+    def evaluate(self, part_name: str) -> dict[str, Any]: ...
+    def save(self) -> str | None: ...
+    @property
+    def checkpoint(self) -> str | None: ...
+    def release(self) -> None: ...
+    def can_evaluate(self, part_name: str) -> bool: ...
+    @property
+    def should_evaluate(self) -> bool: ...
+    @property
+    def should_save(self) -> bool: ...
+    @property
+    def should_exit(self) -> bool: ...
+    @property
+    def is_done(self) -> bool: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def train_iters(self) -> int: ...
+    @property
+    def num_parameters(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def tensors(self) -> list[tuple[str, npt.NDArray[np.float32]]]: ...
+    def moments(self, second: bool) -> list[tuple[str, npt.NDArray[np.float32]]]: ...
+    def into_model(self) -> Model: ...
+
+class LossScaler:
+    """fp16 loss scaling as DeepSpeed does it."""
+
+    def __init__(
+        self,
+        loss_scale: float,
+        initial_scale_power: int,
+        loss_scale_window: int,
+        hysteresis: int,
+        min_loss_scale: float,
+        abort_at_min: bool,
+    ) -> None: ...
+    @property
+    def scale(self) -> float: ...
+    def update(self, overflow: bool) -> None: ...
+
+def learning_rates(config: dict[str, Any], steps: Sequence[int]) -> npt.NDArray[np.float64]: ...
+def checkpoint_verify(folder: _Path) -> str: ...

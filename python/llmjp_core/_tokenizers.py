@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ class Adapted:
     vocab_size: int
     bos: Callable[[], int]
     eod: Callable[[], int]
-    workers: int
     identity: str | None = None
     """Names the content; without it a killed run cannot be resumed."""
 
@@ -41,20 +39,15 @@ def adapt(tok: Any) -> Adapted:
     raise UnsupportedInputError(f"{type(tok).__name__} has no `encode(text)` and integer `vocab_size`")
 
 
-def available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _native(tok: Any) -> Adapted:
     bos = _known("bos", tok.bos_id)
-    return Adapted(tok, tok.vocab_size, bos, lambda: int(tok.eod_id()), available_cpus(), tok.fingerprint)
+    return Adapted(tok, tok.vocab_size, bos, lambda: int(tok.eod_id()), tok.fingerprint)
 
 
 def _function(
     encode: Callable[[str], Sequence[int]], vocab_size: int, bos: object = None, eod: object = None
 ) -> Adapted:
-    # One worker: Python functions take turns anyway.
-    return Adapted(encode, vocab_size, _known("bos", bos), _known("eod", eod), workers=1)
+    return Adapted(encode, vocab_size, _known("bos", bos), _known("eod", eod))
 
 
 def _known(name: str, value: object) -> Callable[[], int]:

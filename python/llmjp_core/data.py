@@ -153,9 +153,10 @@ def tokenize(
     `tok` is an `lc.Tokenizer`, one of `transformers`, `tokenizers` or `sentencepiece`, or anything with
     `encode(text) -> ids` and `vocab_size`. `eod` (default: the tokenizer's) ends each document.
 
-    The same input gives the same bytes for any number of `workers`, in constant memory, and the files
-    appear whole or not at all. Killed or interrupted, the same call goes on where it was, from what was
-    made durable every `sync_seconds` (`lc.Tokenizer` only). Empty documents are left out and counted.
+    The same input gives the same bytes for any number of `workers` (default: `LLMJP_NUM_THREADS`, else all
+    CPUs), in constant memory, and the files appear whole or not at all. Killed or interrupted, the same call
+    goes on where it was, from what was made durable every `sync_seconds` (`lc.Tokenizer` only). Empty
+    documents are left out and counted.
 
     Raises `CorruptDatasetError` naming file and line of bad JSON, a missing key, a value that is no string
     or invalid UTF-8, unless `on_error="skip"`, which counts and lists them in the summary;
@@ -178,7 +179,7 @@ def tokenize(
             vocab_size=tokenizer.vocab_size,
             bos=tokenizer.bos() if bos else None,
             eod=(tokenizer.eod() if eod is None else eod) if append_eod else None,
-            workers=tokenizer.workers if workers is None else workers,
+            workers=workers,
             skip_errors=_choice("on_error", on_error, ("raise", "skip")) == "skip",
             format=format,
             txt=txt,

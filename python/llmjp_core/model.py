@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from . import _core
-from .errors import UnsupportedInputError
+from .config import Source, _encode
+from .config import load as load_config
+from .errors import TokenizerError, UnsupportedInputError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-Path = str | os.PathLike[str]
+Folder: TypeAlias = "str | os.PathLike[str]"
 
 
 class TextTokenizer(Protocol):
     """What `generate` and `loglikelihood` ask of a tokenizer; `lc.Tokenizer` has it."""
 
-    def encode(self, text: str) -> Sequence[int]: ...
+    def encode(self, text: str, *, add_bos: bool = False) -> Sequence[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+    def eod_id(self) -> int: ...
+
+
+def _eod(tokenizer: TextTokenizer) -> list[int]:
+    """The id that ends a document, if the tokenizer has a piece for it."""
+    try:
+        return [int(tokenizer.eod_id())]
+    except TokenizerError:
+        return []
 
 
 def _tokens(name: str, value: ArrayLike) -> NDArray[np.int32]:
@@ -57,7 +70,7 @@ class Model:
     # -- made from -------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: Path, *, dtype: str = "float32") -> Model:
+    def load(cls, path: Folder, *, dtype: str = "float32") -> Model:
         """Reads a folder of `transformers` (`config.json` and safetensors, one file or shards).
 
         GPT-NeoX and Llama classes, and Mistral where its window cuts nothing. Anything else is
@@ -66,9 +79,24 @@ class Model:
         return cls(_core.Model.load(os.fspath(path), dtype))
 
     @classmethod
+    def from_config(
+        cls,
+        *sources: Source,
+        overrides: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        dtype: str = "float32",
+    ) -> Model:
+        """The model with which a run of these YAML files (or mappings) begins.
+
+        `overrides` as in `lc.config.load`; `seed` replaces that of the configuration.
+        """
+        resolved = load_config(*sources, overrides=overrides)
+        return cls(_core.Model.from_config(_encode((resolved,)), "[]", seed, dtype))
+
+    @classmethod
     def from_spec(
         cls,
-        config: Mapping[str, Any],
+        spec: Mapping[str, Any],
         *,
         init: Mapping[str, Any] | None = None,
         seed: int = 1234,
@@ -80,13 +108,13 @@ class Model:
         With `tensors` ({HF name: array}) it takes these weights; else it draws them by `init`
         (default: all matrices N(0, 0.02)) from `seed`.
         """
-        spec = json.dumps(dict(config))
+        text = json.dumps(dict(spec))
         if tensors is None:
             method = {"normal": {"std": 0.02}}
-            text = json.dumps(dict(init) if init is not None else {"method": method, "output_method": method})
-            return cls(_core.Model.initialized(spec, text, seed, dtype))
+            law = json.dumps(dict(init) if init is not None else {"method": method, "output_method": method})
+            return cls(_core.Model.initialized(text, law, seed, dtype))
         named = [(name, np.ascontiguousarray(value, dtype=np.float32)) for name, value in tensors.items()]
-        return cls(_core.Model.from_tensors(spec, named, dtype))
+        return cls(_core.Model.from_tensors(text, named, dtype))
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -154,16 +182,6 @@ class Model:
         _, grads = self._core.gradients(_tokens("ids", ids), _tokens("targets", targets), options, recompute_layers)
         return grads
 
-    @overload
-    def generate(self, tokenizer: TextTokenizer, prompt: str, **options: Any) -> str: ...
-    @overload
-    def generate(self, tokenizer: TextTokenizer, prompt: Sequence[str], **options: Any) -> list[str]: ...
-    @overload
-    def generate(self, tokenizer: TextTokenizer | None, prompt: Sequence[int], **options: Any) -> list[int]: ...
-    @overload
-    def generate(
-        self, tokenizer: TextTokenizer | None, prompt: Sequence[Sequence[int]], **options: Any
-    ) -> list[list[int]]: ...
     def generate(
         self,
         tokenizer: TextTokenizer | None,
@@ -175,18 +193,20 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         stop: int | Sequence[int] | None = None,
+        add_bos: bool = False,
     ) -> Any:
         """Continues a prompt, or several: text when given text, ids when given ids, prompt included.
 
         `temperature` 0 takes the most likely token each time; otherwise tokens are drawn after
         temperature, top-k (0 is off) and top-p (1 is off), the same ones for the same `seed`.
         `stop` lists the ids that end a sequence; by default the end-of-text ids of the model and of
-        the tokenizer. A stop token stays in ids and is left out of text.
+        the tokenizer. A stop token stays in ids and is left out of text. `add_bos` begins text with
+        the tokenizer's first piece, as models want that were trained so.
         """
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int | np.integer))
         prompts: list[Any] = [prompt] if one else list(prompt)
         stops = self._stops(tokenizer, stop)
-        ids = [self._encode(tokenizer, p) for p in prompts]
+        ids = [self._encode(tokenizer, p, add_bos=add_bos) for p in prompts]
         options = {
             "max_new_tokens": max_new_tokens,
             "temperature": float(temperature),
@@ -200,7 +220,10 @@ class Model:
         return results[0] if one else results
 
     def loglikelihood(
-        self, tokenizer: TextTokenizer | None, context: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+        self,
+        tokenizer: TextTokenizer | None,
+        context: str | Sequence[int],
+        continuations: Sequence[str | Sequence[int]],
     ) -> list[tuple[float, bool]]:
         """For each continuation: log p(continuation | context), and whether greedy generation gives it.
 
@@ -212,10 +235,10 @@ class Model:
 
     def save(
         self,
-        path: Path,
+        path: Folder,
         *,
         dtype: str | None = None,
-        tokenizer: Any = None,
+        tokenizer: _core.Tokenizer | None = None,
         max_shard_bytes: int = 5_000_000_000,
         hidden_act: str | None = None,
         overwrite: bool = False,
@@ -237,23 +260,26 @@ class Model:
             "pad": pad,
             "files": [],
         }
+        if tokenizer is not None:
+            options |= _tokenizer_files(tokenizer)
         self._core.save(os.fspath(path), options)
 
     # -- texts and ids ---------------------------------------------------------------------------
 
-    def _encode(self, tokenizer: TextTokenizer | None, prompt: str | Sequence[int]) -> list[int]:
+    def _encode(
+        self, tokenizer: TextTokenizer | None, prompt: str | Sequence[int], *, add_bos: bool = False
+    ) -> list[int]:
         if not isinstance(prompt, str):
             return _ids("prompt", prompt)
         if tokenizer is None:
             raise UnsupportedInputError("a prompt of text needs a tokenizer; pass one, or token ids")
-        return [int(token) for token in tokenizer.encode(prompt)]
+        return [int(token) for token in tokenizer.encode(prompt, add_bos=add_bos)]
 
     def _stops(self, tokenizer: TextTokenizer | None, stop: int | Sequence[int] | None) -> list[int]:
         if stop is not None:
             return [stop] if isinstance(stop, int) else [int(token) for token in stop]
-        own = list(self._core.token_ids[1])
-        eod = getattr(tokenizer, "eod_id", None)
-        return own if eod is None or eod in own else [*own, int(eod)]
+        own = self._core.token_ids[1]
+        return own if tokenizer is None else own + _eod(tokenizer)
 
     def _pair(
         self, tokenizer: TextTokenizer | None, context: str | Sequence[int], continuation: str | Sequence[int]
@@ -265,6 +291,20 @@ class Model:
             head, whole = self._encode(tokenizer, context), self._encode(tokenizer, context + continuation)
             return head, whole[len(head) :]
         return self._encode(tokenizer, context), self._encode(tokenizer, continuation)
+
+
+def _tokenizer_files(tokenizer: _core.Tokenizer) -> dict[str, Any]:
+    """What a tokenizer adds to a folder: its files, and the ids with a meaning.
+
+    Both the end of a document and the end of a sequence end generation.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "tokenizer")
+        tokenizer.export(folder)
+        files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ends = list(dict.fromkeys(_eod(tokenizer) + eos))
+    return {"files": files, "bos": tokenizer.bos_id, "eos": ends, "pad": tokenizer.pad_id}
 
 
 def _joined(

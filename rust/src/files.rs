@@ -11,12 +11,24 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `Error::Io` naming the path; whatever `write` returns.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut std::io::BufWriter<File>) -> Result<()>) -> Result<()> {
-    let aside = aside(path);
-    let written = write_and_sync(&aside, write);
-    let renamed = written.and_then(|()| fs::rename(&aside, path).map_err(Error::io(path, "rename into place")));
+    write_through(&aside(path), path, write)
+}
+
+/// As `write_atomically`, through a temporary file of the caller's choice: one that holds a lock reuses
+/// the same name, so that being killed again and again leaves one file.
+///
+/// # Errors
+/// As `write_atomically`.
+pub fn write_through(
+    aside: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut std::io::BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let written = write_and_sync(aside, write);
+    let renamed = written.and_then(|()| fs::rename(aside, path).map_err(Error::io(path, "rename into place")));
     if renamed.is_err() {
         // The first error is the one to report; a leftover temporary file is harmless.
-        let _ = fs::remove_file(&aside);
+        let _ = fs::remove_file(aside);
     }
     renamed?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))

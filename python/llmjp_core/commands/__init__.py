@@ -9,7 +9,9 @@ import argparse
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-NAMES = ("quickstart", "tokenizer", "convert", "generate", "info", "selftest")
+NAMES = (
+    "quickstart", "train", "config", "plan", "tokenizer", "preprocess", "convert", "generate", "info", "selftest",
+)  # fmt: skip
 """In the order of the help."""
 
 Subparsers = Any

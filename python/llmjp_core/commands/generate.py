@@ -16,9 +16,15 @@ def add_parser(subparsers: Subparsers) -> None:
         help="continue a text with a model",
         description="Continues each prompt. Without --temperature the most likely token is taken each time.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder of transformers, a checkpoint, or a folder of checkpoints")
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: each line of stdin)")
-    parser.add_argument("--tokenizer", metavar="FILE", help="a .model file (default: the one that belongs to the model)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a folder of transformers, a checkpoint, or a folder of checkpoints"
+    )
+    parser.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="may be repeated (default: each line of stdin)"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a .model file (default: the one that belongs to the model)"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest (0: all)")

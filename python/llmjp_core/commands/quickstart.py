@@ -52,6 +52,6 @@ def next_steps(out: str) -> str:
     return f"""
 Next:
   llmjp-core generate {out}/hf --prompt 吾輩は猫である。 --temperature 0.8
-  llmjp-core preprocess --input your.jsonl --tokenizer {out}/tokenizer.model --output-prefix {out}/data/yours
-  llmjp-core train {out}/quickstart.yml {out}/paths.yml      (after editing the two files)
+  llmjp-core preprocess --input your.jsonl --vocab-file {out}/tokenizer.model --append-eod --output-prefix {out}/data/your
+  llmjp-core train {out}/quickstart.yml {out}/paths.yml      (with your data and sizes in the two files)
 """

@@ -1,16 +1,23 @@
-//! Causal attention in blocks of query rows: softmax(q·kᵀ·scale)·v.  The (T, T) matrix never exists, only
-//! `ROWS` rows of it for each thread; the backward pass makes the probabilities again from `lse`.
+//! Causal attention, softmax(q·kᵀ·scale)·v, in blocks of query rows and keys.
+//!
+//! The (T, T) matrix never exists: a thread holds `ROWS` × `KEYS` scores at a time. The forward pass corrects its sums
+//! when a later block of keys brings a larger score (online softmax); the backward pass makes the probabilities again
+//! from the log-sum-exp. Tiles that the causal mask hides are skipped.
+//!
+//! Keys, values and what else is read by columns is packed once a head, see `micro`; everything is f32 inside.
 
-use rayon::prelude::*;
+mod backward;
+mod decode;
+mod forward;
 
-use super::cast::{narrow, widen};
-use super::isa::simd;
-use super::math::exp;
-use super::matmul::{Mat, gemm, with_scratch};
-use super::parallel::install;
-use super::rms_norm::{lane_max, lane_sum};
+pub use backward::backward;
+pub use decode::decode;
+pub use forward::forward;
+
+use super::isa::Simd;
+use super::matmul::Mat;
+use super::micro::{MR, NR, Tile, pack, tile_rows};
 use crate::dtype::Element;
-use crate::ops::attention::{Heads, Qkv};
 
 pub mod reference {
     /// One head: q, k, v are (T, d); returns (T, d).
@@ -27,214 +34,269 @@ pub mod reference {
         }
         out
     }
-}
 
-/// Query rows that one thread works on at a time.
-const ROWS: usize = 64;
-
-/// Copies head `a` of sequence `b` to `out` (T, d) in f32.
-fn gather<T: Element>(out: &mut [f32], qkv: &[T], s: &Qkv, heads: Heads, b: usize, a: usize) {
-    let d = heads.dim;
-    for (t, out) in out.chunks_exact_mut(d).enumerate() {
-        let from = (b * s.time + t) * s.row + heads.offset + a * heads.stride;
-        widen(out, &qkv[from..][..d]);
-    }
-}
-
-/// Copies `from` (B, heads, T, d) into the heads' places in rows of `row`.
-fn scatter<T: Element>(to: &mut [T], from: &[f32], row: usize, time: usize, heads: Heads) {
-    let d = heads.dim;
-    install(|| {
-        to.par_chunks_mut(row).enumerate().with_min_len(16).for_each(|(n, to)| {
-            let (b, t) = (n / time, n % time);
-            for a in 0..heads.count {
-                let from = &from[((b * heads.count + a) * time + t) * d..][..d];
-                let to = &mut to[heads.offset + a * heads.stride..][..d];
-                narrow(to, from);
+    /// (dq, dk, dv) of one head; dout is (T, d).
+    pub fn backward(
+        dout: &[f64],
+        q: &[f64],
+        k: &[f64],
+        v: &[f64],
+        d: usize,
+        scale: f64,
+    ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let dot = |a: &[f64], t: usize, b: &[f64], s: usize| (0..d).map(|i| a[t * d + i] * b[s * d + i]).sum::<f64>();
+        for t in 0..q.len() / d {
+            let scores: Vec<f64> = (0..=t).map(|s| dot(q, t, k, s) * scale).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+            let p: Vec<f64> = scores.iter().map(|score| (score - top).exp() / total).collect();
+            let mean: f64 = (0..=t).map(|s| p[s] * dot(dout, t, v, s)).sum();
+            for s in 0..=t {
+                let dscore = p[s] * (dot(dout, t, v, s) - mean) * scale;
+                for i in 0..d {
+                    dq[t * d + i] += dscore * k[s * d + i];
+                    dk[s * d + i] += dscore * q[t * d + i];
+                    dv[s * d + i] += p[s] * dout[t * d + i];
+                }
             }
-        });
-    });
-}
-
-/// out (B, T, A·d), lse (B, A, T).
-pub fn forward<T: Element>(out: &mut [T], lse: &mut [f32], qkv: &[T], s: &Qkv) {
-    let (d, time, heads) = (s.q.dim, s.time, s.q.count);
-    with_scratch(s.batch * heads * time * d, |results| {
-        install(|| {
-            results.par_chunks_mut(time * d).zip(lse.par_chunks_mut(time)).enumerate().for_each(|(ba, (out, lse))| {
-                let (b, a) = (ba / heads, ba % heads);
-                with_scratch(3 * time * d + ROWS * time, |scratch| {
-                    let (q, rest) = scratch.split_at_mut(time * d);
-                    let (k, rest) = rest.split_at_mut(time * d);
-                    let (v, scores) = rest.split_at_mut(time * d);
-                    gather(q, qkv, s, s.q, b, a);
-                    gather(k, qkv, s, s.k, b, a / s.group());
-                    gather(v, qkv, s, s.v, b, a / s.group());
-                    head_forward(out, lse, q, k, v, scores, d, s.scale);
-                });
-            });
-        });
-        let places = Heads { offset: 0, stride: d, count: heads, dim: d };
-        scatter(out, results, heads * d, time, places);
-    });
-}
-
-fn head_forward(
-    out: &mut [f32],
-    lse: &mut [f32],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    scores: &mut [f32],
-    d: usize,
-    scale: f32,
-) {
-    let time = lse.len();
-    for first in (0..time).step_by(ROWS) {
-        let rows = ROWS.min(time - first);
-        let keys = first + rows;
-        let p = &mut scores[..rows * keys];
-        let q = Mat::new(&q[first * d..keys * d], rows, d);
-        gemm(p, keys, q, Mat::new(&k[..keys * d], keys, d).t(), false);
-        for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-            lse[first + i] = softmax(p, first + i + 1, scale);
         }
-        gemm(&mut out[first * d..keys * d], d, Mat::new(p, rows, keys), Mat::new(&v[..keys * d], keys, d), false);
+        (dq, dk, dv)
     }
 }
 
-simd! {
-/// p[..seen] = softmax(p·scale), the rest 0; returns ln Σ exp.
-fn softmax(p: &mut [f32], seen: usize, scale: f32) -> f32 {
-    let (p, hidden) = p.split_at_mut(seen);
-    hidden.fill(0.0);
-    let top = lane_max(p) * scale;
-    p.iter_mut().for_each(|v| *v = exp(*v * scale - top));
-    let total = lane_sum(seen, |i| p[i]);
-    let inverse = 1.0 / total;
-    p.iter_mut().for_each(|v| *v *= inverse);
-    top + total.ln()
-}
+/// Heads inside a fused projection: head a of token t begins at t·row + offset + a·stride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    pub offset: usize,
+    pub stride: usize,
+    pub count: usize,
+    pub dim: usize,
 }
 
-/// dqkv: the places of q, k and v are overwritten.
-pub fn backward<T: Element>(dqkv: &mut [T], dout: &[T], out: &[T], lse: &[f32], qkv: &[T], s: &Qkv) {
-    let (d, time, heads, kv, group) = (s.q.dim, s.time, s.q.count, s.k.count, s.group());
-    let size = time * d;
-    with_scratch(s.batch * size * (heads + 2 * kv), |results| {
-        let (dq, rest) = results.split_at_mut(s.batch * size * heads);
-        let (dk, dv) = rest.split_at_mut(s.batch * size * kv);
-        let places = Heads { offset: 0, stride: d, count: heads, dim: d };
-        let rows = Qkv { row: heads * d, ..*s };
-        install(|| {
-            let work = dq.par_chunks_mut(size * group).zip(dk.par_chunks_mut(size)).zip(dv.par_chunks_mut(size));
-            work.enumerate().for_each(|(i, ((dq, dk), dv))| {
-                let (b, h) = (i / kv, i % kv);
-                with_scratch(5 * size + 2 * ROWS * time + time, |scratch| {
-                    let (inputs, rest) = scratch.split_at_mut(5 * size);
-                    let (scores, dots) = rest.split_at_mut(2 * ROWS * time);
-                    let mut parts = inputs.chunks_exact_mut(size);
-                    let mut next = || parts.next().unwrap_or_default();
-                    let (q, k, v, o, g) = (next(), next(), next(), next(), next());
-                    gather(k, qkv, s, s.k, b, h);
-                    gather(v, qkv, s, s.v, b, h);
-                    dk.fill(0.0);
-                    dv.fill(0.0);
-                    for (j, dq) in dq.chunks_exact_mut(size).enumerate() {
-                        let a = h * group + j;
-                        gather(q, qkv, s, s.q, b, a);
-                        gather(o, out, &rows, places, b, a);
-                        gather(g, dout, &rows, places, b, a);
-                        for (t, dot) in dots.iter_mut().enumerate() {
-                            *dot = lane_sum(d, |i| o[t * d + i] * g[t * d + i]);
-                        }
-                        let lse = &lse[(b * heads + a) * time..][..time];
-                        head_backward(dq, dk, dv, q, k, v, g, dots, lse, scores, d, s.scale);
-                    }
-                });
-            });
-        });
-        scatter(dqkv, dq, s.row, time, s.q);
-        scatter(dqkv, dk, s.row, time, s.k);
-        scatter(dqkv, dv, s.row, time, s.v);
-    });
+impl Heads {
+    /// One past the last element in a row.
+    pub fn end(&self) -> usize {
+        if self.count == 0 { 0 } else { self.offset + (self.count - 1) * self.stride + self.dim }
+    }
 }
 
-fn head_backward(
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    dout: &[f32],
-    dots: &[f32],
-    lse: &[f32],
-    scores: &mut [f32],
-    d: usize,
-    scale: f32,
-) {
-    let time = lse.len();
-    let (p_all, dp_all) = scores.split_at_mut(ROWS * time);
-    for first in (0..time).step_by(ROWS) {
-        let rows = ROWS.min(time - first);
-        let keys = first + rows;
-        let (p, dp) = (&mut p_all[..rows * keys], &mut dp_all[..rows * keys]);
-        let q = Mat::new(&q[first * d..keys * d], rows, d);
-        let dout = Mat::new(&dout[first * d..keys * d], rows, d);
-        let k = Mat::new(&k[..keys * d], keys, d);
-        gemm(p, keys, q, k.t(), false);
-        gemm(dp, keys, dout, Mat::new(&v[..keys * d], keys, d).t(), false);
-        for i in 0..rows {
-            let (p, dp) = (&mut p[i * keys..][..keys], &mut dp[i * keys..][..keys]);
-            softmax_backward(p, dp, first + i + 1, lse[first + i], dots[first + i], scale);
+/// Where queries, keys and values stand, and how many tokens there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv {
+    pub q: Heads,
+    pub k: Heads,
+    pub v: Heads,
+    /// Elements from one token to the next.
+    pub row: usize,
+    pub batch: usize,
+    pub time: usize,
+    pub scale: f32,
+}
+
+impl Qkv {
+    /// Query heads that share one key/value head.
+    pub fn group(&self) -> usize {
+        self.q.count / self.k.count
+    }
+
+    /// Whether no element belongs to two heads.
+    pub fn disjoint(&self) -> bool {
+        let starts = |h: Heads| (0..h.count).map(move |a| h.offset + a * h.stride);
+        let mut ranges: Vec<_> =
+            [self.q, self.k, self.v].into_iter().flat_map(|h| starts(h).map(move |at| (at, at + h.dim))).collect();
+        ranges.sort_unstable();
+        ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0)
+    }
+}
+
+/// Query rows that one thread works on at a time, in tiles of `MR`.
+const ROWS: usize = 16 * MR;
+/// Keys of one block: whole tiles both ways.
+const KEYS: usize = 5 * MR * NR / 2;
+
+/// Head `a` of sequence `b` inside rows of `row`: (T, d).
+fn head<T>(data: &[T], row: usize, heads: Heads, time: usize, b: usize, a: usize) -> Mat<'_, T> {
+    Mat { data: &data[b * time * row + heads.offset + a * heads.stride..], rows: time, cols: heads.dim, row, col: 1 }
+}
+
+/// The numbers of `panels_of(x)`.
+fn panels_len(rows: usize, inner: usize) -> usize {
+    rows.next_multiple_of(NR) * inner
+}
+
+/// x (rows, inner) as panels of `NR` rows, to multiply with xᵀ from the left; times `factor`.
+#[inline(always)]
+fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
+    for (p, panel) in panels.chunks_exact_mut(NR * x.cols).enumerate() {
+        pack::<T, NR>(panel, x, p * NR, 0);
+    }
+    if factor != 1.0 {
+        panels.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// out (n, d) = the rows `first..first + n` of x, times `factor`; further rows of `out` are 0.
+#[inline(always)]
+fn rows_of<T: Element>(out: &mut [f32], x: Mat<T>, first: usize, n: usize, factor: f32) {
+    let (used, rest) = out.split_at_mut(n * x.cols);
+    for (i, out) in used.chunks_exact_mut(x.cols).enumerate() {
+        out.iter_mut().zip(x.line(first + i)).for_each(|(out, x)| *out = x.to_f32() * factor);
+    }
+    rest.fill(0.0);
+}
+
+/// A block of queries `first..first + rows` against keys `from..from + keys`.
+#[derive(Clone, Copy)]
+struct Block {
+    first: usize,
+    rows: usize,
+    from: usize,
+    keys: usize,
+}
+
+impl Block {
+    /// How many keys of the block row i sees.
+    fn seen(&self, i: usize) -> usize {
+        (self.first + i + 1).saturating_sub(self.from).min(self.keys)
+    }
+
+    /// How many keys the tile of rows that begins at i sees.
+    fn seen_by_tile(&self, i: usize) -> usize {
+        self.seen(self.rows.min(i + MR) - 1)
+    }
+
+    /// The first row that sees key k of the block.
+    fn seen_from(&self, k: usize) -> usize {
+        (self.from + k).saturating_sub(self.first)
+    }
+
+    /// The blocks of keys for the queries `first..first + rows`.
+    fn all(first: usize, rows: usize) -> impl Iterator<Item = Self> {
+        let end = first + rows;
+        (0..end).step_by(KEYS).map(move |from| Self { first, rows, from, keys: KEYS.min(end - from) })
+    }
+}
+
+/// out (ROWS, KEYS) = a (ROWS, d) · bᵀ for the tiles of the block that the mask leaves; b in panels over all keys.
+#[inline(always)]
+fn scores<S: Simd>(s: S, out: &mut [f32], a: &[f32], b: &[f32], block: Block, d: usize) {
+    let panels = b[block.from * d..].chunks_exact(NR * d).take(block.keys.div_ceil(NR));
+    for (p, panel) in panels.enumerate() {
+        let start = block.seen_from(p * NR) / MR * MR;
+        for i in (start..block.rows).step_by(MR) {
+            let sums = tile_rows(s, rows_at(a, d, i, 0, d), panel);
+            for (r, sums) in sums.iter().enumerate() {
+                out[(i + r) * KEYS + p * NR..][..NR].copy_from_slice(sums);
+            }
         }
-        gemm(&mut dv[..keys * d], d, Mat::new(p, rows, keys).t(), dout, true);
-        gemm(&mut dq[first * d..keys * d], d, Mat::new(dp, rows, keys), k, false);
-        gemm(&mut dk[..keys * d], d, Mat::new(dp, rows, keys).t(), q, true);
     }
 }
 
-simd! {
-/// p: scores in, probabilities out.  dp: their gradient in, the scores' gradient out.
-fn softmax_backward(p: &mut [f32], dp: &mut [f32], seen: usize, lse: f32, dot: f32, scale: f32) {
-    for (p, dp) in p[..seen].iter_mut().zip(&mut dp[..seen]) {
-        *p = exp(*p * scale - lse);
-        *dp = *p * (*dp - dot) * scale;
-    }
-    p[seen..].fill(0.0);
-    dp[seen..].fill(0.0);
-}
+/// Columns `from..from + n` of the rows i..i + MR of a (_, stride).
+#[inline(always)]
+fn rows_at(a: &[f32], stride: usize, i: usize, from: usize, n: usize) -> [&[f32]; MR] {
+    std::array::from_fn(|r| &a[(i + r) * stride + from..][..n])
 }
 
-/// One query token (A, d) against `length` cached keys and values (length, Kv, d); out (A, d).
-pub fn decode<T: Element>(
-    out: &mut [T],
-    q: &[T],
-    keys: &[T],
-    values: &[T],
-    heads: usize,
-    kv: usize,
-    d: usize,
-    length: usize,
-    scale: f32,
+/// For each tile of rows, and each panel of `b` (which has `depth` inner indices): `put(row, column, sums)` of
+/// p (ROWS, KEYS) · b, with only the keys that the mask leaves.
+#[inline(always)]
+fn by_keys<S: Simd>(
+    s: S,
+    p: &[f32],
+    b: &[f32],
+    block: Block,
+    depth: usize,
+    mut put: impl FnMut(usize, usize, &[f32; NR]),
 ) {
-    let group = heads / kv;
-    install(|| {
-        out.par_chunks_mut(d).enumerate().for_each(|(a, out)| {
-            with_scratch(length + d, |scratch| {
-                let (p, sum) = scratch.split_at_mut(length);
-                let place = |t: usize| (t * kv + a / group) * d;
-                for (t, p) in p.iter_mut().enumerate() {
-                    *p = lane_sum(d, |i| q[a * d + i].to_f32() * keys[place(t) + i].to_f32());
-                }
-                softmax(p, length, scale);
-                sum.fill(0.0);
-                for (t, p) in p.iter().enumerate() {
-                    sum.iter_mut().zip(&values[place(t)..][..d]).for_each(|(sum, v)| *sum += p * v.to_f32());
-                }
-                out.iter_mut().zip(sum).for_each(|(out, v)| *out = T::from_f32(*v));
-            });
-        });
-    });
+    for i in (0..block.rows).step_by(MR) {
+        let seen = block.seen_by_tile(i);
+        let rows = rows_at(p, KEYS, i, 0, seen);
+        for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
+            let sums: Tile<MR> = tile_rows(s, rows, &panel[block.from * NR..][..seen * NR]);
+            for (r, sums) in sums.iter().enumerate() {
+                put(i + r, column * NR, sums);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    /// Head a of sequence b, (T, d), out of rows.
+    fn head(rows: &[f64], s: &Qkv, row: usize, heads: Heads, b: usize, a: usize) -> Vec<f64> {
+        let start = |t| (b * s.time + t) * row + heads.offset + a * heads.stride;
+        (0..s.time).flat_map(|t| &rows[start(t)..][..heads.dim]).copied().collect()
+    }
+
+    fn put_back(rows: &mut [f64], from: &[f64], s: &Qkv, row: usize, heads: Heads, b: usize, a: usize) {
+        for (t, from) in from.chunks(heads.dim).enumerate() {
+            let at = (b * s.time + t) * row + heads.offset + a * heads.stride;
+            rows[at..][..heads.dim].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+    }
+
+    /// 4 query heads on 2 key/value heads, 2 sequences of a length that no block divides.
+    fn follows_the_reference<T: Element>() {
+        let (d, batch, time) = (5, 2, ROWS + 3);
+        let heads = |offset, count| Heads { offset, stride: d, count, dim: d };
+        let (q, k, v) = (heads(0, 4), heads(4 * d, 2), heads(6 * d, 2));
+        let s = Qkv { q, k, v, row: 8 * d, batch, time, scale: 0.5 };
+        let (places, width) = (heads(0, 4), 4 * d);
+        let ((qkv, exact_qkv), (dout, exact_dout)) =
+            (sample::<T>(1, batch * time * s.row), sample::<T>(2, batch * time * width));
+        let (mut out, mut lse) = (place::<T>(batch * time * width), place::<f32>(batch * 4 * time));
+        forward(&mut out, &mut lse, &qkv, &s);
+        let mut dqkv = place::<T>(qkv.len());
+        backward(&mut dqkv, &dout, &out, &lse, &qkv, &s);
+        let (mut exact, mut exact_d) = (vec![0.0; out.len()], vec![0.0; qkv.len()]);
+        for (b, a) in (0..batch).flat_map(|b| (0..4).map(move |a| (b, a))) {
+            let part = |heads, a| head(&exact_qkv, &s, s.row, heads, b, a);
+            let (hq, hk, hv) = (part(q, a), part(k, a / 2), part(v, a / 2));
+            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, 0.5), &s, width, places, b, a);
+            let dout = head(&exact_dout, &s, width, places, b, a);
+            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, 0.5);
+            put_back(&mut exact_d, &dq, &s, s.row, q, b, a);
+            put_back(&mut exact_d, &dk, &s, s.row, k, b, a / 2);
+            put_back(&mut exact_d, &dv, &s, s.row, v, b, a / 2);
+        }
+        assert_close("out", &out, &exact, 16.0);
+        // The backward pass reads `out` as stored: its rounding to T comes in through the row sums.
+        let stored = match T::DTYPE {
+            crate::dtype::DType::F32 => 0.0,
+            crate::dtype::DType::F16 => f64::from(1 << 13),
+            crate::dtype::DType::BF16 => f64::from(1 << 16),
+        };
+        assert_close("dqkv", &dqkv, &exact_d, 32.0 + stored);
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn decode_equals_the_last_row() {
+        let (d, length) = (5, 37);
+        let ((q, exact_q), (k, exact_k)) = (sample::<f32>(1, d), sample::<f32>(2, length * d));
+        let (v, exact_v) = sample::<f32>(3, length * d);
+        let mut out = place::<f32>(d);
+        decode(&mut out, &q, &k, &v, 1, 1, d, length, 0.5);
+        let queries: Vec<f64> = exact_q.iter().copied().cycle().take(length * d).collect();
+        let exact = reference::forward(&queries, &exact_k, &exact_v, d, 0.5);
+        assert_close("out", &out, &exact[(length - 1) * d..], 16.0);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (q, k, v, dout) = (random(1, 15), random(2, 15), random(3, 15), random(4, 15));
+        let (dq, dk, dv) = reference::backward(&dout, &q, &k, &v, 3, 0.7);
+        check_gradient("dq", |q| dot(&dout, &reference::forward(q, &k, &v, 3, 0.7)), &q, &dq);
+        check_gradient("dk", |k| dot(&dout, &reference::forward(&q, k, &v, 3, 0.7)), &k, &dk);
+        check_gradient("dv", |v| dot(&dout, &reference::forward(&q, &k, v, 3, 0.7)), &v, &dv);
+    }
 }

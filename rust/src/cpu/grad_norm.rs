@@ -2,31 +2,68 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
+use super::isa::{dispatch, isa};
 use super::parallel::install;
 
-const BLOCK: usize = 1 << 15;
+pub mod reference {
+    pub fn sum_of_squares(g: &[f64]) -> f64 {
+        g.iter().map(|g| g * g).sum()
+    }
+}
+
+const BLOCK: usize = 1 << 16;
 
 /// Non-finite when any element is.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
-    let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(block).collect());
+    let isa = isa();
+    let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(|g| dispatch!(isa, _s => block(g))).collect());
     partial.iter().sum()
 }
 
-simd! {
+#[inline(always)]
 fn block(g: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let chunks = g.chunks_exact(8);
-    let rest = chunks.remainder();
+    let mut lanes = [0.0f64; 16];
+    let (chunks, rest) = g.as_chunks::<16>();
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += f64::from(*v) * f64::from(*v));
+        for l in 0..16 {
+            lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+        }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane += f64::from(*v) * f64::from(*v));
+    lanes.iter_mut().zip(rest).for_each(|(lane, g)| *lane += f64::from(*g) * f64::from(*g));
     lanes.iter().sum()
-}
 }
 
 /// The place of the first NaN or infinity.
 pub fn first_non_finite(g: &[f32]) -> Option<usize> {
-    g.iter().position(|v| !v.is_finite())
+    install(|| {
+        g.par_chunks(BLOCK)
+            .enumerate()
+            .find_map_first(|(b, g)| Some(b * BLOCK + g.iter().position(|v| !v.is_finite())?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::sample;
+    use super::*;
+
+    #[test]
+    fn fast_equals_reference() {
+        for n in [0, 1, 5, 129, 2 * BLOCK + 3] {
+            let (g, exact) = sample::<f32>(1, n);
+            let want = reference::sum_of_squares(&exact);
+            assert!((sum_of_squares(&g) - want).abs() <= 1e-13 * want, "{n}");
+        }
+    }
+
+    #[test]
+    fn non_finite_is_found() {
+        let mut g = vec![1.0f32; BLOCK + 3];
+        assert_eq!(first_non_finite(&g), None);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            g[BLOCK + 1] = bad;
+            assert_eq!(first_non_finite(&g), Some(BLOCK + 1));
+            assert!(!sum_of_squares(&g).is_finite());
+        }
+    }
 }

@@ -1,27 +1,87 @@
 //! The only place that asks the CPU what it can do.
+//!
+//! A kernel is one `#[inline(always)]` body over plain slices, generic in [`Simd`]. [`dispatch!`] compiles it once an
+//! instruction set and picks one at run time:
+//!
+//! ```text
+//! let isa = isa::isa();                               // on the calling thread, before the work is shared out
+//! dispatch!(isa, s => rows(s, y, x, w, eps))          // `s` says what the copy of `rows` may use
+//! ```
 
 use std::sync::LazyLock;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
-    /// What the target guarantees: SSE2 on x86-64, NEON on aarch64.
-    Baseline,
-    /// x86-64 with AVX2, FMA and F16C.
-    Avx2,
+/// What a compiled copy of a kernel may use.
+pub trait Simd: Copy + Send + Sync {
+    /// Whether [`Simd::fma`] is one instruction; our own matrix kernel is used only then.
+    const FMA: bool;
+
+    /// a·b + c: rounded once where the copy has FMA, twice where not (there `mul_add` would call libm).
+    fn fma(self, a: f32, b: f32, c: f32) -> f32;
 }
 
-/// Chosen once; `LLMJP_ISA=baseline` forces the fallback.
-pub static ISA: LazyLock<Isa> = LazyLock::new(|| {
-    if std::env::var("LLMJP_ISA").is_ok_and(|isa| isa.eq_ignore_ascii_case("baseline")) {
-        return Isa::Baseline;
+/// What the target guarantees: SSE2 on x86-64, NEON on aarch64.
+#[derive(Debug, Clone, Copy)]
+pub struct Baseline;
+
+impl Simd for Baseline {
+    const FMA: bool = false;
+
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
     }
-    detect()
-});
+}
+
+/// Proof that this CPU has AVX2, FMA and F16C; made by [`detect`] alone.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Avx2 {
+    const FMA: bool = true;
+
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    /// Runs `body`, everything inlined into it compiled for AVX2, FMA and F16C.
+    #[inline(always)]
+    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` exists only on a CPU that reports avx2, fma and f16c.
+        unsafe { compiled(body) }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Isa {
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+impl Isa {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Isa {
     let all = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-    if all { Isa::Avx2 } else { Isa::Baseline }
+    if all { Isa::Avx2(Avx2(())) } else { Isa::Baseline }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -29,31 +89,60 @@ fn detect() -> Isa {
     Isa::Baseline
 }
 
-/// Writes a safe function whose body is compiled once for each instruction set and chosen at run time.
-///
-/// The contract: one function, plain identifiers as arguments, optionally one type parameter `<T: Element>`.
-/// The body is inlined into each copy, so what it calls must be `#[inline(always)]` to be compiled with it.
-macro_rules! simd {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident $(<$t:ident>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$doc])*
-        $vis fn $name $(<$t: $crate::dtype::Element>)? ($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body $(<$t: $crate::dtype::Element>)? ($($arg: $ty),*) $(-> $ret)? $body
+static CHOSEN: LazyLock<Isa> = LazyLock::new(|| match std::env::var("LLMJP_ISA") {
+    Ok(name) if name.eq_ignore_ascii_case("baseline") => Isa::Baseline,
+    _ => detect(),
+});
 
+#[cfg(test)]
+thread_local! {
+    static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
+}
+
+/// The instruction set to use: chosen once; `LLMJP_ISA=baseline` forces the fallback.
+#[inline]
+pub fn isa() -> Isa {
+    #[cfg(test)]
+    if let Some(isa) = FORCED.get() {
+        return isa;
+    }
+    *CHOSEN
+}
+
+/// Runs `work` with `isa` on this thread: how tests reach the fallback.
+#[cfg(test)]
+pub(crate) fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
+    let before = FORCED.replace(Some(isa));
+    let result = work();
+    FORCED.set(before);
+    result
+}
+
+/// Every instruction set that this CPU can run.
+#[cfg(test)]
+pub(crate) fn all() -> Vec<Isa> {
+    match detect() {
+        Isa::Baseline => vec![Isa::Baseline],
+        #[cfg(target_arch = "x86_64")]
+        best => vec![Isa::Baseline, best],
+    }
+}
+
+/// `dispatch!(isa, s => body)`: `body`, compiled for the instruction set; `s` is its [`Simd`].
+macro_rules! dispatch {
+    ($isa:expr, $s:ident => $body:expr) => {
+        match $isa {
+            $crate::cpu::isa::Isa::Baseline => {
+                let $s = $crate::cpu::isa::Baseline;
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2 $(<$t: $crate::dtype::Element>)? ($($arg: $ty),*) $(-> $ret)? {
-                body($($arg),*)
-            }
-
-            match *$crate::cpu::isa::ISA {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: `ISA` is `Avx2` only on a CPU that reports avx2, fma and f16c.
-                $crate::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                _ => body($($arg),*),
-            }
+            $crate::cpu::isa::Isa::Avx2($s) => $s.run(
+                #[inline(always)]
+                || $body,
+            ),
         }
     };
 }
 
-pub(crate) use simd;
+pub(crate) use dispatch;

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
-use super::linear::add_row;
-use super::matmul::with_scratch;
+use super::isa::{Simd, dispatch, isa};
+use super::math::{add_row, sum, sums3};
 use super::parallel::install;
-use super::rms_norm::{ROWS, lane_sum};
+use super::rms_norm::{accumulate, add};
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -17,6 +17,18 @@ pub mod reference {
         let var = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d;
         let r = (var + eps).sqrt().recip();
         x.iter().zip(w).zip(b).map(|((x, w), b)| (x - mean) * r * w + b).collect()
+    }
+
+    /// (dx, dw) of one row; dbias is dy.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+        let d = x.len();
+        let over = |f: &dyn Fn(usize) -> f64| (0..d).map(f).sum::<f64>() / d as f64;
+        let mean = over(&|i| x[i]);
+        let r = (over(&|i| (x[i] - mean).powi(2)) + eps).sqrt().recip();
+        let normed = |i: usize| (x[i] - mean) * r;
+        let (mean_g, mean_gx) = (over(&|i| w[i] * dy[i]), over(&|i| w[i] * dy[i] * normed(i)));
+        let dx = (0..d).map(|i| r * (w[i] * dy[i] - mean_g - normed(i) * mean_gx)).collect();
+        (dx, (0..d).map(|i| dy[i] * normed(i)).collect())
     }
 }
 
@@ -30,26 +42,39 @@ pub fn forward<T: Element>(
     eps: f64,
     d: usize,
 ) {
+    if d == 0 {
+        return;
+    }
+    let isa = isa();
     install(|| {
-        let rows = y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(mean.par_iter_mut()).zip(rstd.par_iter_mut());
-        rows.with_min_len(16).for_each(|(((y, x), mean), rstd)| (*mean, *rstd) = row(y, x, w, bias, eps));
+        let rows = y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(mean).zip(rstd).with_min_len(8);
+        rows.for_each(|(((y, x), mean), rstd)| (*mean, *rstd) = dispatch!(isa, s => row(s, y, x, w, bias, eps)));
     });
 }
 
-simd! {
-fn row<T>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
-    let d = x.len();
-    let mean = lane_sum(d, |i| x[i].to_f32()) / d as f32;
-    let var = lane_sum(d, |i| (x[i].to_f32() - mean) * (x[i].to_f32() - mean)) / d as f32;
+#[inline(always)]
+fn row<S: Simd, T: Element>(s: S, y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
+    let d = x.len() as f32;
+    let mean = sum(x, |x| x) / d;
+    let var = sum(x, |x| (x - mean) * (x - mean)) / d;
     let r = 1.0 / (var + eps as f32).sqrt();
-    for i in 0..d {
-        let b = bias.map_or(0.0, |b| b[i].to_f32());
-        y[i] = T::from_f32((x[i].to_f32() - mean) * r * w[i].to_f32() + b);
+    let normed = |x: &T| (x.to_f32() - mean) * r;
+    match bias {
+        None => {
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = T::from_f32(normed(x) * w.to_f32());
+            }
+        }
+        Some(bias) => {
+            for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(bias) {
+                *y = T::from_f32(s.fma(normed(x), w.to_f32(), b.to_f32()));
+            }
+        }
     }
     (mean, r)
 }
-}
 
+/// sum = x + residual; y = norm(sum)
 pub fn forward_add<T: Element>(
     y: &mut [T],
     sum: &mut [T],
@@ -62,14 +87,17 @@ pub fn forward_add<T: Element>(
     eps: f64,
     d: usize,
 ) {
+    if d == 0 {
+        return;
+    }
+    let isa = isa();
     install(|| {
         let rows = y.par_chunks_mut(d).zip(sum.par_chunks_mut(d)).zip(x.par_chunks(d)).zip(residual.par_chunks(d));
-        let rows = rows.zip(mean.par_iter_mut()).zip(rstd.par_iter_mut()).with_min_len(16);
-        rows.for_each(|(((((y, sum), x), residual), mean), rstd)| {
-            for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
-                *sum = T::from_f32(x.to_f32() + residual.to_f32());
-            }
-            (*mean, *rstd) = row(y, sum, w, bias, eps);
+        rows.zip(mean).zip(rstd).with_min_len(8).for_each(|(((((y, sum), x), residual), mean), rstd)| {
+            (*mean, *rstd) = dispatch!(isa, s => {
+                add(sum, x, residual);
+                row(s, y, sum, w, bias, eps)
+            });
         });
     });
 }
@@ -87,33 +115,27 @@ pub fn backward<T: Element>(
     dresidual: Option<&[T]>,
     d: usize,
 ) {
-    let pieces = rstd.len().div_ceil(ROWS);
-    with_scratch(pieces * 2 * d, |partial| {
-        install(|| {
-            let work = dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(2 * d)).enumerate();
-            work.for_each(|(p, (dx, partial))| {
-                partial.fill(0.0);
-                let (dw, dbias) = partial.split_at_mut(d);
-                for (k, dx) in dx.chunks_exact_mut(d).enumerate() {
-                    let n = p * ROWS + k;
-                    let at = n * d..(n + 1) * d;
-                    let dresidual = dresidual.map(|g| &g[at.clone()]);
-                    backward_row(dx, dw, dbias, &dy[at.clone()], &x[at], mean[n], rstd[n], w, dresidual);
-                }
-            });
+    let isa = isa();
+    with_scratch(2 * d, |total| {
+        total.fill(0.0);
+        accumulate(isa, dx, total, d, 2 * d, |n, dx, partial| {
+            let at = n * d..(n + 1) * d;
+            let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
+            dispatch!(isa, s => backward_row(s, dx, partial, dy, x, mean[n], rstd[n], w, dresidual));
         });
-        partial.chunks_exact(2 * d).for_each(|partial| add_row(dw, &partial[..d]));
+        add_row(dw, &total[..d]);
         if let Some(dbias) = dbias {
-            partial.chunks_exact(2 * d).for_each(|partial| add_row(dbias, &partial[d..]));
+            add_row(dbias, &total[d..]);
         }
     });
 }
 
-simd! {
-fn backward_row<T>(
+/// `partial` holds dw, then dbias.
+#[inline(always)]
+fn backward_row<S: Simd, T: Element>(
+    s: S,
     dx: &mut [T],
-    dw: &mut [f32],
-    dbias: &mut [f32],
+    partial: &mut [f32],
     dy: &[T],
     x: &[T],
     mean: f32,
@@ -121,17 +143,72 @@ fn backward_row<T>(
     w: &[T],
     dresidual: Option<&[T]>,
 ) {
-    let d = x.len();
-    let grad = |i: usize| w[i].to_f32() * dy[i].to_f32();
-    let normed = |i: usize| (x[i].to_f32() - mean) * r;
-    let mean_g = lane_sum(d, grad) / d as f32;
-    let mean_gx = lane_sum(d, |i| grad(i) * normed(i)) / d as f32;
-    for i in 0..d {
-        let dyi = dy[i].to_f32();
-        dw[i] += dyi * normed(i);
-        dbias[i] += dyi;
-        let extra = dresidual.map_or(0.0, |g| g[i].to_f32());
-        dx[i] = T::from_f32(r * (grad(i) - mean_g - normed(i) * mean_gx) + extra);
+    let (g, gx) = sums3(dy, x, w, |dy, x, w| (dy * w, dy * w * (x - mean)));
+    let (mean_g, c) = (g / x.len() as f32, -gx * r * r / x.len() as f32);
+    let (dw, dbias) = partial.split_at_mut(x.len());
+    for (((dw, dbias), dy), x) in dw.iter_mut().zip(dbias).zip(dy).zip(x) {
+        *dw = s.fma((x.to_f32() - mean) * r, dy.to_f32(), *dw);
+        *dbias += dy.to_f32();
+    }
+    let grad = |dy: &T, x: &T, w: &T| r * s.fma(x.to_f32() - mean, c, s.fma(w.to_f32(), dy.to_f32(), -mean_g));
+    match dresidual {
+        None => {
+            for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                *dx = T::from_f32(grad(dy, x, w));
+            }
+        }
+        Some(dresidual) => {
+            for ((((dx, dy), x), w), g) in dx.iter_mut().zip(dy).zip(x).zip(w).zip(dresidual) {
+                *dx = T::from_f32(grad(dy, x, w) + g.to_f32());
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    const EPS: f64 = 1e-5;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, d) in [(1, 1), (5, 16), (129, 33)] {
+            let ((x, exact_x), (dy, exact_dy)) = (sample::<T>(1, n * d), sample::<T>(2, n * d));
+            let ((w, exact_w), (b, exact_b)) = (sample::<T>(3, d), sample::<T>(4, d));
+            let (mut y, mut dx) = (place::<T>(n * d), place::<T>(n * d));
+            let (mut mean, mut rstd) = (place::<f32>(n), place::<f32>(n));
+            let (mut dw, mut dbias) = (vec![0.0f32; d], vec![0.0f32; d]);
+            forward(&mut y, &mut mean, &mut rstd, &x, &w, Some(&b), EPS, d);
+            backward(&mut dx, &mut dw, Some(&mut dbias), &dy, &x, &mean, &rstd, &w, None, d);
+            let (mut exact_y, mut exact_dx) = (Vec::new(), Vec::new());
+            let (mut exact_dw, mut exact_dbias) = (vec![0.0; d], vec![0.0; d]);
+            for (x, dy) in exact_x.chunks(d).zip(exact_dy.chunks(d)) {
+                exact_y.extend(reference::forward(x, &exact_w, &exact_b, EPS));
+                let (dx, dw) = reference::backward(dy, x, &exact_w, EPS);
+                exact_dx.extend(dx);
+                (0..d).for_each(|i| (exact_dw[i], exact_dbias[i]) = (exact_dw[i] + dw[i], exact_dbias[i] + dy[i]));
+            }
+            assert_close("y", &y, &exact_y, 8.0);
+            assert_close("dbias", &dbias, &exact_dbias, 16.0);
+            // One element a row: x̂ and dx are 0, nothing to compare with.
+            if d > 1 {
+                assert_close("dx", &dx, &exact_dx, 16.0);
+                assert_close("dw", &dw, &exact_dw, 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, b, dy) = (random(1, 7), random(2, 7), random(3, 7), random(4, 7));
+        let (dx, dw) = reference::backward(&dy, &x, &w, EPS);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, &b, EPS)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, &b, EPS)), &w, &dw);
+    }
 }

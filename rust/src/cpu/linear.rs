@@ -2,41 +2,53 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
-use super::matmul::{Mat, parallel_gemm, with_f32, with_f32_out, with_scratch};
+use super::isa::{dispatch, isa};
+use super::math::add_row;
+use super::matmul::{Mat, matmul, matmul_add};
 use super::parallel::install;
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 
+pub mod reference {
+    /// y (N, O) = x (N, I) · wᵀ + bias (O);  w is (O, I).
+    pub fn forward(x: &[f64], w: &[f64], bias: &[f64], i: usize) -> Vec<f64> {
+        let mut y = Vec::new();
+        for x in x.chunks_exact(i) {
+            for (w, b) in w.chunks_exact(i).zip(bias) {
+                y.push(b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>());
+            }
+        }
+        y
+    }
+
+    /// (dx, dw, dbias) of dy (N, O).
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], i: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let o = w.len() / i;
+        let (mut dx, mut dw, mut dbias) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; o]);
+        for (n, dy) in dy.chunks_exact(o).enumerate() {
+            for (j, dy) in dy.iter().enumerate() {
+                dbias[j] += dy;
+                for k in 0..i {
+                    dx[n * i + k] += dy * w[j * i + k];
+                    dw[j * i + k] += dy * x[n * i + k];
+                }
+            }
+        }
+        (dx, dw, dbias)
+    }
+}
+
 /// Rows whose bias gradients are summed together before the fixed-order total.
-const ROWS: usize = 256;
+const ROWS: usize = 64;
 
 /// y (N, O) = x (N, I) · wᵀ + bias; w is (O, I).
 pub fn forward<T: Element>(y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, n: usize, i: usize, o: usize) {
-    with_f32(x, |x| {
-        with_f32(w, |w| {
-            with_f32_out(y, |y| {
-                parallel_gemm(y, Mat::new(x, n, i), Mat::new(w, o, i).t(), false);
-                if let Some(bias) = bias {
-                    install(|| y.par_chunks_mut(o).for_each(|y| add_bias(y, bias)));
-                }
-            });
-        });
-    });
-}
-
-simd! {
-fn add_bias<T>(y: &mut [f32], bias: &[T]) {
-    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b.to_f32());
-}
+    matmul(y, Mat::new(x, n, i), Mat::new(w, o, i).t(), bias);
 }
 
 /// dx (N, I) = dy (N, O) · w.
 pub fn backward_input<T: Element>(dx: &mut [T], dy: &[T], w: &[T], n: usize, i: usize, o: usize) {
-    with_f32(dy, |dy| {
-        with_f32(w, |w| {
-            with_f32_out(dx, |dx| parallel_gemm(dx, Mat::new(dy, n, o), Mat::new(w, o, i), false));
-        });
-    });
+    matmul(dx, Mat::new(dy, n, o), Mat::new(w, o, i), None);
 }
 
 /// dw (O, I) += dyᵀ · x;  dbias (O) += column sums of dy.
@@ -49,30 +61,62 @@ pub fn backward_weight<T: Element>(
     i: usize,
     o: usize,
 ) {
-    with_f32(dy, |dy| {
-        with_f32(x, |x| parallel_gemm(dw, Mat::new(dy, n, o).t(), Mat::new(x, n, i), true));
-        if let Some(dbias) = dbias {
-            column_sums(dbias, dy, n, o);
-        }
-    });
+    matmul_add(dw, Mat::new(dy, n, o).t(), Mat::new(x, n, i));
+    if let Some(dbias) = dbias {
+        column_sums(dbias, dy, n, o);
+    }
 }
 
 /// sums (O) += Σ rows of dy (N, O), in a fixed order.
-fn column_sums(sums: &mut [f32], dy: &[f32], n: usize, o: usize) {
-    let pieces = n.div_ceil(ROWS);
-    with_scratch(pieces * o, |partial| {
+fn column_sums<T: Element>(sums: &mut [f32], dy: &[T], n: usize, o: usize) {
+    if o == 0 {
+        return;
+    }
+    let isa = isa();
+    with_scratch(n.div_ceil(ROWS) * o, |partial| {
         install(|| {
             partial.par_chunks_mut(o).zip(dy.par_chunks(ROWS * o)).for_each(|(partial, dy)| {
                 partial.fill(0.0);
-                dy.chunks_exact(o).for_each(|row| add_row(partial, row));
+                dispatch!(isa, _s => dy.chunks_exact(o).for_each(|row| add_row(partial, row)));
             });
         });
         partial.chunks_exact(o).for_each(|partial| add_row(sums, partial));
     });
 }
 
-simd! {
-pub(super) fn add_row(sum: &mut [f32], row: &[f32]) {
-    sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
-}
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, i, o) in [(1, 1, 1), (5, 16, 3), (129, 33, 17)] {
+            let ((x, exact_x), (w, exact_w)) = (sample::<T>(1, n * i), sample::<T>(2, o * i));
+            let ((b, exact_b), (dy, exact_dy)) = (sample::<T>(3, o), sample::<T>(4, n * o));
+            let (mut y, mut dx) = (place::<T>(n * o), place::<T>(n * i));
+            let (mut dw, mut dbias) = (vec![0.0f32; o * i], vec![0.0f32; o]);
+            forward(&mut y, &x, &w, Some(&b), n, i, o);
+            backward_input(&mut dx, &dy, &w, n, i, o);
+            backward_weight(&mut dw, Some(&mut dbias), &dy, &x, n, i, o);
+            let exact = reference::backward(&exact_dy, &exact_x, &exact_w, i);
+            assert_close("y", &y, &reference::forward(&exact_x, &exact_w, &exact_b, i), 16.0);
+            assert_close("dx", &dx, &exact.0, 16.0);
+            assert_close("dw", &dw, &exact.1, 16.0);
+            assert_close("dbias", &dbias, &exact.2, 16.0);
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, b, dy) = (random(1, 6), random(2, 15), random(3, 5), random(4, 10));
+        let (dx, dw, dbias) = reference::backward(&dy, &x, &w, 3);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, &b, 3)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, &b, 3)), &w, &dw);
+        check_gradient("dbias", |b| dot(&dy, &reference::forward(&x, &w, b, 3)), &b, &dbias);
+    }
 }

@@ -1,61 +1,37 @@
-//! The loss of the output matrix, in chunks of tokens: the (N, V) logits never exist whole.
-//!
-//! For one token with logits l and target y, in f32 with the maximum subtracted:
-//! lse = ln Σ exp(l);  loss = lse − (1−ε)·l_y − ε·mean(l) + z·lse²
-//! dloss/dl = softmax(l)·(1 + 2·z·lse) − (1−ε)·onehot(y) − ε/V
+//! The loss of the output matrix, in chunks of tokens: the (N, V) logits never exist whole.  The loss of one row of
+//! logits is in `cross_entropy`.
 
 use rayon::prelude::*;
 
-use super::isa::simd;
-use super::math::exp;
-use super::matmul::{Mat, parallel_gemm, with_f32, with_f32_out, with_scratch};
+pub use super::cross_entropy::LossOptions;
+use super::cross_entropy::row;
+use super::isa::{dispatch, isa};
+use super::matmul::{Mat, matmul, matmul_add};
 use super::parallel::install;
-use super::rms_norm::{lane_max, lane_sum};
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::ops::linear_cross_entropy::LossOptions;
 
-/// Bytes of logits held at a time.
-const CHUNK_BYTES: usize = 16 << 20;
-
-/// Tokens of a chunk for a vocabulary of `v`: depends on the shape alone.
-pub fn chunk(v: usize) -> usize {
-    (CHUNK_BYTES / 4 / v.max(1)).next_multiple_of(64).clamp(64, 1024)
+pub mod reference {
+    //! Of the logits x·wᵀ; the rest are products.
+    pub use super::super::cross_entropy::reference::{backward, forward};
 }
 
-simd! {
-    /// The loss of one row of logits; with `scale`, the row becomes its gradient times `scale`.
-pub fn row(l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f32 {
-    if target == o.ignore_index {
-        if scale.is_some() {
-            l.fill(0.0);
-        }
-        return 0.0;
-    }
-    let v = l.len();
-    let y = target as usize;
-    let top = lane_max(l);
-    let smooth = o.label_smoothing;
-    let mean = if smooth > 0.0 { lane_sum(v, |i| l[i]) / v as f32 } else { 0.0 };
-    let at_target = l[y];
-    l.iter_mut().for_each(|l| *l = exp(*l - top));
-    let total = lane_sum(v, |i| l[i]);
-    let lse = top + total.ln();
-    if let Some(scale) = scale {
-        let p = scale * (1.0 + 2.0 * o.z_loss * lse) / total;
-        let shift = scale * smooth / v as f32;
-        l.iter_mut().for_each(|l| *l = *l * p - shift);
-        l[y] -= scale * (1.0 - smooth);
-    }
-    lse - (1.0 - smooth) * at_target - smooth * mean + o.z_loss * lse * lse
-}
+/// Numbers of logits held at a time: 32 MiB.
+const CHUNK: usize = 8 << 20;
+
+/// Tokens of a chunk for a vocabulary of `v`, by the shape alone. Fewer than 256 would spend too much on reading the
+/// output matrix and its gradient again for each chunk.
+fn chunk(v: usize) -> usize {
+    (CHUNK / v.max(1)).next_multiple_of(64).clamp(256, 2048)
 }
 
 fn rows(logits: &mut [f32], losses: &mut [f32], targets: &[i32], o: &LossOptions, scale: Option<f32>, v: usize) {
+    let isa = isa();
     install(|| {
-        logits.par_chunks_mut(v).zip(losses.par_iter_mut()).zip(targets).for_each(|((l, loss), target)| {
-            *loss = row(l, *target, o, scale);
+        logits.par_chunks_mut(v).zip(losses).zip(targets).for_each(|((l, loss), target)| {
+            *loss = dispatch!(isa, s => row(s, l, *target, o, scale));
         });
     });
 }
@@ -72,17 +48,15 @@ pub fn forward<T: Element>(
     interrupt: Interrupt,
 ) -> Result<()> {
     let size = chunk(v);
-    with_f32(w, |w| {
-        with_scratch(size.min(targets.len()) * v, |logits| {
-            for ((losses, x), targets) in losses.chunks_mut(size).zip(x.chunks(size * d)).zip(targets.chunks(size)) {
-                interrupt.check()?;
-                let n = targets.len();
-                let logits = &mut logits[..n * v];
-                with_f32(x, |x| parallel_gemm(logits, Mat::new(x, n, d), Mat::new(w, v, d).t(), false));
-                rows(logits, losses, targets, o, None, v);
-            }
-            Ok(())
-        })
+    with_scratch(size.min(targets.len()) * v, |logits| {
+        for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
+            interrupt.check()?;
+            let n = targets.len();
+            let (logits, x) = (&mut logits[..n * v], &x[i * size * d..][..n * d]);
+            matmul(logits, Mat::new(x, n, d), Mat::new(w, v, d).t(), None);
+            rows(logits, losses, targets, o, None, v);
+        }
+        Ok(())
     })
 }
 
@@ -101,24 +75,65 @@ pub fn forward_backward<T: Element>(
     interrupt: Interrupt,
 ) -> Result<()> {
     let size = chunk(v);
-    with_f32(w, |w| {
-        with_scratch(size.min(targets.len()) * v, |logits| {
-            let chunks = losses.chunks_mut(size).zip(dx.chunks_mut(size * d)).zip(x.chunks(size * d));
-            for (((losses, dx), x), targets) in chunks.zip(targets.chunks(size)) {
-                let n = targets.len();
-                let logits = &mut logits[..n * v];
-                with_f32(x, |x| -> Result<()> {
-                    interrupt.check()?;
-                    parallel_gemm(logits, Mat::new(x, n, d), Mat::new(w, v, d).t(), false);
-                    rows(logits, losses, targets, o, Some(grad_scale), v);
-                    interrupt.check()?;
-                    with_f32_out(dx, |dx| parallel_gemm(dx, Mat::new(logits, n, v), Mat::new(w, v, d), false));
-                    interrupt.check()?;
-                    parallel_gemm(dw, Mat::new(logits, n, v).t(), Mat::new(x, n, d), true);
-                    Ok(())
-                })?;
-            }
-            Ok(())
-        })
+    with_scratch(size.min(targets.len()) * v, |logits| {
+        for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
+            interrupt.check()?;
+            let n = targets.len();
+            let tokens = i * size * d..(i * size + n) * d;
+            let (logits, x) = (&mut logits[..n * v], Mat::new(&x[tokens.clone()], n, d));
+            matmul(logits, x, Mat::new(w, v, d).t(), None);
+            rows(logits, losses, targets, o, Some(grad_scale), v);
+            interrupt.check()?;
+            let logits = Mat::new(&*logits, n, v);
+            matmul(&mut dx[tokens], logits, Mat::new(w, v, d), None);
+            interrupt.check()?;
+            matmul_add(dw, logits.t(), x);
+        }
+        Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linear::reference as linear;
+    use super::super::testing::{assert_close, check_gradient, each_dtype, place, random, sample};
+    use super::*;
+
+    const OPTIONS: LossOptions = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-2 };
+
+    fn follows_the_reference<T: Element>() {
+        let (n, d, v, scale) = (9, 16, 33, 0.25);
+        let ((x, exact_x), (w, exact_w)) = (sample::<T>(1, n * d), sample::<T>(2, v * d));
+        let targets: Vec<i32> = (0..n as i32).map(|i| if i == 4 { -1 } else { i * 3 }).collect();
+        let logits = linear::forward(&exact_x, &exact_w, &vec![0.0; v], d);
+        let rows = || logits.chunks(v).zip(&targets);
+        let exact: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &OPTIONS)).collect();
+        let slopes: Vec<f64> =
+            rows().flat_map(|(l, t)| reference::backward(l, *t, &OPTIONS)).map(|g| g * scale).collect();
+        let (exact_dx, exact_dw, _) = linear::backward(&slopes, &exact_x, &exact_w, d);
+
+        let mut losses = place::<f32>(n);
+        forward(&mut losses, &x, &w, &targets, &OPTIONS, d, v, Interrupt::NEVER).expect("never interrupted");
+        assert_close("losses", &losses, &exact, 16.0);
+        let (mut losses, mut dx, mut dw) = (place::<f32>(n), place::<T>(n * d), vec![0.0f32; v * d]);
+        let scale = scale as f32;
+        forward_backward(&mut losses, &mut dx, &mut dw, &x, &w, &targets, scale, &OPTIONS, d, v, Interrupt::NEVER)
+            .expect("never interrupted");
+        assert_close("losses", &losses, &exact, 16.0);
+        assert_close("dx", &dx, &exact_dx, 32.0);
+        assert_close("dw", &dw, &exact_dw, 32.0);
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let l = random(1, 9);
+        let dl = reference::backward(&l, 4, &OPTIONS);
+        check_gradient("dl", |l| reference::forward(l, 4, &OPTIONS), &l, &dl);
+        assert_eq!(reference::backward(&l, -1, &OPTIONS), vec![0.0; 9]);
+    }
 }

@@ -1,31 +1,55 @@
-//! C = A·B (+ C) in f32, any layout by strides. The only file that names the matmul crate.
+//! C = A·B, with any layout by strides and any storage type, f32 inside.  The only file that names the matmul crate.
 //!
-//! `matrixmultiply` cuts the inner dimension at constants, so a product has the same bits however
-//! its rows and columns are shared out. That holds for alpha = 1 and beta of 0 or 1, the only ones used.
+//! C is made in bands of `COLUMNS` columns and K in blocks of `DEPTH`, both constants. For each pair the threads first
+//! pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order, of Σ over k
+//! inside the block, in order: the same whatever the number of threads.
+//!
+//! Where no vector instructions beyond the target's are compiled for, the crate `matrixmultiply` multiplies the
+//! blocks, which are then only widened to f32.
 
-use std::cell::RefCell;
+use std::ops::Range;
 
-use crate::cpu::{cast, parallel};
+use rayon::prelude::*;
+
+use super::isa::{Isa, Simd, dispatch, isa};
+use super::math::dot;
+use super::micro::{MR, NR, pack, tile};
+use super::parallel::install;
+use super::scratch::with_scratch;
 use crate::dtype::{DType, Element};
 
+pub mod reference {
+    /// (m, n) = (m, k) · (k, n), row-major.
+    pub fn matmul(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
+        let at = |i: usize| (0..k).map(|l| a[i / n * k + l] * b[l * n + i % n]).sum();
+        (0..m * n).map(at).collect()
+    }
+}
+
+/// Inner indices of one block: a panel of B (16 KiB) stays in the L1 cache.
+const DEPTH: usize = 256;
+/// Columns of C made together: the block of B (2 MiB) stays in a shared cache.
+const COLUMNS: usize = 2048;
+/// With fewer rows than this, threads share out columns, `GROUP` at a time.
+const FEW_ROWS: usize = 4 * MR;
+const GROUP: usize = 4 * NR;
+/// With this many rows at most, packing costs more than it saves.
+const DOT_ROWS: usize = 4;
+
 /// A matrix that may be read: element (i, j) is `data[i * row + j * col]`.
-#[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    pub data: &'a [f32],
+#[derive(Debug, Clone, Copy)]
+pub struct Mat<'a, T> {
+    pub data: &'a [T],
     pub rows: usize,
     pub cols: usize,
     pub row: usize,
     pub col: usize,
 }
 
-impl<'a> Mat<'a> {
-    /// Row-major (rows, cols) with rows `stride` apart.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        Self { data, rows, cols, row: stride, col: 1 }
-    }
-
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
+impl<'a, T> Mat<'a, T> {
+    /// Row-major.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, row: cols, col: 1 }
     }
 
     /// The same data, rows and columns exchanged.
@@ -33,97 +57,315 @@ impl<'a> Mat<'a> {
         Self { rows: self.cols, cols: self.rows, row: self.col, col: self.row, ..self }
     }
 
+    /// Row i of a row-major matrix.
+    #[inline(always)]
+    pub fn line(&self, i: usize) -> &'a [T] {
+        &self.data[i * self.row..][..self.cols]
+    }
+
+    fn rows_from(self, first: usize, count: usize) -> Self {
+        Self { data: &self.data[first * self.row..], rows: count, ..self }
+    }
+
+    fn cols_from(self, first: usize, count: usize) -> Self {
+        self.t().rows_from(first, count).t()
+    }
+
     fn fits(&self) -> bool {
         self.rows == 0 || self.cols == 0 || (self.rows - 1) * self.row + (self.cols - 1) * self.col < self.data.len()
     }
 }
 
-/// One thread: c (m, n) with rows `stride` apart = a·b, or += with `accumulate`.
-///
-/// # Panics
-/// When the extents do not fit each other or the data: a caller's mistake, checked because the crate below is unsafe.
-pub fn gemm(c: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    assert_eq!(k, b.rows, "inner extents of a product");
-    assert!(a.fits() && b.fits() && (m == 0 || n == 0 || (m - 1) * stride + n <= c.len()), "extents within the data");
-    let beta = if accumulate { 1.0 } else { 0.0 };
-    // SAFETY: the asserts above keep every element that the strides address inside its slice, and `c` is borrowed
-    // exclusively.
-    unsafe {
-        matrixmultiply::sgemm(
-            m,
-            k,
-            n,
-            1.0,
-            a.data.as_ptr(),
-            a.row as isize,
-            a.col as isize,
-            b.data.as_ptr(),
-            b.row as isize,
-            b.col as isize,
-            beta,
-            c.as_mut_ptr(),
-            stride as isize,
-            1,
-        );
+/// What a result begins from: nothing, one bias a column, or what stands there.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    Zero,
+    Bias(&'a [f32]),
+    Old,
+}
+
+impl Start<'_> {
+    fn columns(&self, columns: Range<usize>) -> Self {
+        match self {
+            Self::Bias(bias) => Start::Bias(&bias[columns]),
+            other => *other,
+        }
     }
 }
 
-/// Rows of one piece: a multiple of the micro-kernel, large enough that packing B again is cheap.
-fn piece(rows: usize) -> usize {
-    rows.div_ceil(8).next_multiple_of(8).max(128)
+/// Columns `first..first + cols` of rows that are `stride` apart.
+struct Target<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+    first: usize,
+    cols: usize,
 }
 
-/// All threads: c (m, n), contiguous, = a·b, or += with `accumulate`.
-pub fn parallel_gemm(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
-    use rayon::prelude::*;
+/// All threads: C (m, n), contiguous, = A (m, k) · B (k, n) (+ bias (n)).
+///
+/// # Panics
+/// When the extents do not fit each other or the data: a mistake of the calling kernel.
+pub fn matmul<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, bias: Option<&[C]>) {
+    check(c.len(), a, b);
+    let Some(bias) = bias else { return product(c, a, b, Start::Zero) };
+    with_scratch(b.cols, |wide| {
+        wide.iter_mut().zip(bias).for_each(|(wide, b)| *wide = b.to_f32());
+        product(c, a, b, Start::Bias(wide));
+    });
+}
+
+/// All threads: C += A·B.
+///
+/// # Panics
+/// As `matmul`.
+pub fn matmul_add<A: Element, B: Element>(c: &mut [f32], a: Mat<A>, b: Mat<B>) {
+    check(c.len(), a, b);
+    product(c, a, b, Start::Old);
+}
+
+fn check<A, B>(len: usize, a: Mat<A>, b: Mat<B>) {
+    assert_eq!(a.cols, b.rows, "inner extents of a product");
+    assert!(a.fits() && b.fits() && len == a.rows * b.cols, "extents of a product within the data");
+}
+
+fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
     let (m, n) = (a.rows, b.cols);
     if m == 0 || n == 0 {
         return;
     }
-    let rows = piece(m);
-    parallel::install(|| {
-        c[..m * n].par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| {
-            let part = Mat { data: &a.data[i * rows * a.row..], rows: c.len() / n, ..a };
-            gemm(c, n, part, b, accumulate);
-        });
+    let isa = isa();
+    install(|| {
+        if a.cols == 0 {
+            return c.chunks_mut(n).for_each(|row| begin(row, start));
+        }
+        if m < FEW_ROWS {
+            return few_rows(isa, c, a, b, start);
+        }
+        for first in (0..n).step_by(COLUMNS) {
+            let columns = first..n.min(first + COLUMNS);
+            let b = b.cols_from(first, columns.len());
+            let start = start.columns(columns.clone());
+            if C::DTYPE == DType::F32 {
+                let data = bytemuck::cast_slice_mut(c);
+                band(isa, Target { data, stride: n, first, cols: b.cols }, a, b, start);
+            } else {
+                rounded_band(isa, c, n, columns, a, b, start);
+            }
+        }
     });
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+/// What a row is before anything is added.
+fn begin<C: Element>(row: &mut [C], start: Start) {
+    match start {
+        Start::Zero => row.fill(C::default()),
+        Start::Bias(bias) => row.iter_mut().zip(bias).for_each(|(c, b)| *c = C::from_f32(*b)),
+        Start::Old => {}
+    }
 }
 
-/// Lends f32 scratch that is kept for the next call on this thread.
-pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    let result = work(&mut buffer[..len]);
-    SCRATCH.with_borrow_mut(|free| free.push(buffer));
-    result
+/// A band made in f32 elsewhere, then rounded into its columns of C.
+fn rounded_band<A: Element, B: Element, C: Element>(
+    isa: Isa,
+    c: &mut [C],
+    n: usize,
+    columns: Range<usize>,
+    a: Mat<A>,
+    b: Mat<B>,
+    start: Start,
+) {
+    let cols = columns.len();
+    with_scratch(a.rows * cols, |sums| {
+        band(isa, Target { data: sums, stride: cols, first: 0, cols }, a, b, start);
+        let rows = c.par_chunks_mut(n).zip(sums.par_chunks(cols)).with_min_len(16);
+        rows.for_each(|(c, sums)| dispatch!(isa, _s => narrow(&mut c[columns.clone()], sums)));
+    });
 }
 
-/// Lends `x` as f32: itself, or a widened copy.
-pub fn with_f32<T: Element, R>(x: &[T], work: impl FnOnce(&[f32]) -> R) -> R {
-    if T::DTYPE == DType::F32 {
-        return work(bytemuck::cast_slice(x));
-    }
-    with_scratch(x.len(), |wide| {
-        cast::to_f32(wide, x);
-        work(wide)
-    })
+#[inline(always)]
+fn narrow<C: Element>(c: &mut [C], sums: &[f32]) {
+    c.iter_mut().zip(sums).for_each(|(c, sum)| *c = C::from_f32(*sum));
 }
 
-/// Lends an f32 place for a result of type T; it is rounded into `y` afterwards.
-pub fn with_f32_out<T: Element, R>(y: &mut [T], work: impl FnOnce(&mut [f32]) -> R) -> R {
-    if T::DTYPE == DType::F32 {
-        return work(bytemuck::cast_slice_mut(y));
+/// Rows that one task makes: a multiple of the tile, about 16 tasks, but neither tiny nor beyond the L2 cache.
+fn rows_of_task(m: usize) -> usize {
+    m.div_ceil(16).next_multiple_of(MR).clamp(FEW_ROWS, 24 * MR)
+}
+
+fn band<A: Element, B: Element>(isa: Isa, c: Target, a: Mat<A>, b: Mat<B>, start: Start) {
+    let Target { data, stride, first, cols } = c;
+    let rows = rows_of_task(a.rows);
+    with_scratch(cols.next_multiple_of(NR) * DEPTH.min(b.rows), |packed| {
+        for (block, depth) in blocks(b.rows).enumerate() {
+            let packed = &mut packed[..cols.next_multiple_of(NR) * depth.len()];
+            packed.par_chunks_mut(GROUP * depth.len()).enumerate().for_each(|(g, panels)| {
+                let b = b.cols_from(g * GROUP, GROUP.min(cols - g * GROUP));
+                dispatch!(isa, s => pack_b(s, panels, b, &depth));
+            });
+            let (packed, start) = (&*packed, if block == 0 { start } else { Start::Old });
+            data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
+                let a = a.rows_from(i * rows, data.len().div_ceil(stride));
+                let c = Target { data, stride, first, cols };
+                dispatch!(isa, s => multiply(s, c, a, packed, &depth, start));
+            });
+        }
+    });
+}
+
+/// The inner indices, cut at constants.
+fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..k).step_by(DEPTH).map(move |first| first..k.min(first + DEPTH))
+}
+
+/// Few rows: each task makes `GROUP` columns for itself, (m, GROUP), which are put in place afterwards.
+fn few_rows<A: Element, B: Element, C: Element>(isa: Isa, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
+    let (m, n) = (a.rows, b.cols);
+    with_scratch(n.next_multiple_of(GROUP) * m, |parts| {
+        parts.par_chunks_mut(m * GROUP).zip(0..n.div_ceil(GROUP)).for_each(|(part, g)| {
+            let columns = g * GROUP..n.min((g + 1) * GROUP);
+            for (part, c) in part.chunks_exact_mut(GROUP).zip(c.chunks_exact(n)) {
+                part.iter_mut().zip(&c[columns.clone()]).for_each(|(part, c)| *part = c.to_f32());
+            }
+            let (b, start) = (b.cols_from(columns.start, columns.len()), start.columns(columns));
+            group(isa, part, a, b, start);
+        });
+        for (part, first) in parts.chunks_exact(m * GROUP).zip((0..n).step_by(GROUP)) {
+            for (part, c) in part.chunks_exact(GROUP).zip(c.chunks_exact_mut(n)) {
+                narrow(&mut c[first..n.min(first + GROUP)], part);
+            }
+        }
+    });
+}
+
+fn group<A: Element, B: Element>(isa: Isa, part: &mut [f32], a: Mat<A>, b: Mat<B>, start: Start) {
+    if a.rows <= DOT_ROWS && a.col == 1 && b.row == 1 {
+        return dispatch!(isa, s => dots(s, part, a, b, start));
     }
-    with_scratch(y.len(), |wide| {
-        let result = work(wide);
-        cast::from_f32(y, wide);
-        result
-    })
+    with_scratch(GROUP * DEPTH, |packed| {
+        for (block, depth) in blocks(b.rows).enumerate() {
+            let packed = &mut packed[..b.cols.next_multiple_of(NR) * depth.len()];
+            let start = if block == 0 { start } else { Start::Old };
+            let c = Target { data: part, stride: GROUP, first: 0, cols: b.cols };
+            dispatch!(isa, s => {
+                pack_b(s, packed, b, &depth);
+                multiply(s, c, a, packed, &depth, start);
+            });
+        }
+    });
+}
+
+/// Rows of A against columns of B that both stand in one piece.
+#[inline(always)]
+fn dots<S: Simd, A: Element, B: Element>(s: S, part: &mut [f32], a: Mat<A>, b: Mat<B>, start: Start) {
+    for j in 0..b.cols {
+        let column = &b.data[j * b.col..][..b.rows];
+        for (i, part) in part.chunks_exact_mut(GROUP).enumerate() {
+            let sum = dot(s, &a.data[i * a.row..][..b.rows], column);
+            part[j] = sum
+                + match start {
+                    Start::Zero => 0.0,
+                    Start::Bias(bias) => bias[j],
+                    Start::Old => part[j],
+                };
+        }
+    }
+}
+
+/// The columns of `b`, inner indices `depth`, as panels; for the crate as (cols, depth).
+#[inline(always)]
+fn pack_b<S: Simd, B: Element>(_: S, panels: &mut [f32], b: Mat<B>, depth: &Range<usize>) {
+    if S::FMA { pack_panels::<B, NR>(panels, b.t(), depth) } else { widen(panels, b.t(), depth) }
+}
+
+#[inline(always)]
+fn pack_panels<T: Element, const W: usize>(panels: &mut [f32], m: Mat<T>, depth: &Range<usize>) {
+    for (p, panel) in panels.chunks_exact_mut(W * depth.len()).enumerate() {
+        pack::<T, W>(panel, m, p * W, depth.start);
+    }
+}
+
+/// out (rows, depth) = the columns `depth` of m in f32.
+#[inline(always)]
+fn widen<T: Element>(out: &mut [f32], m: Mat<T>, depth: &Range<usize>) {
+    for (i, out) in out.chunks_exact_mut(depth.len()).take(m.rows).enumerate() {
+        let row = &m.data[i * m.row + depth.start * m.col..];
+        out.iter_mut().zip(row.iter().step_by(m.col)).for_each(|(out, x)| *out = x.to_f32());
+    }
+}
+
+/// c = start + the columns `depth` of a · the packed block of B.
+#[inline(always)]
+fn multiply<S: Simd, A: Element>(s: S, mut c: Target, a: Mat<A>, b: &[f32], depth: &Range<usize>, start: Start) {
+    with_scratch(a.rows.next_multiple_of(MR) * depth.len(), |packed| {
+        if S::FMA {
+            pack_panels::<A, MR>(packed, a, depth);
+            tiles(s, &mut c, packed, b, a.rows, depth.len(), start);
+        } else {
+            widen(packed, a, depth);
+            by_crate(&mut c, packed, b, a.rows, depth.len(), start);
+        }
+    });
+}
+
+/// All tiles of the target: a panel of B stays in the L1 cache while the panels of A pass.
+#[inline(always)]
+fn tiles<S: Simd>(s: S, c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth: usize, start: Start) {
+    for (p, b) in b.chunks_exact(NR * depth).enumerate() {
+        let column = p * NR;
+        let width = NR.min(c.cols - column);
+        for (q, a) in a.chunks_exact(MR * depth).enumerate() {
+            let sums = tile(s, a, b);
+            for (i, sums) in sums.iter().enumerate().take(rows - q * MR) {
+                let line = &mut c.data[(q * MR + i) * c.stride + c.first + column..][..width];
+                match start {
+                    Start::Zero => store(line, sums, |_, sum, _| sum),
+                    Start::Bias(bias) => store(line, sums, |j, sum, _| bias[column + j] + sum),
+                    Start::Old => store(line, sums, |_, sum, old| old + sum),
+                }
+            }
+        }
+    }
+}
+
+/// line = f(column, sum, old), in whole vectors where the line has all columns.
+#[inline(always)]
+fn store(line: &mut [f32], sums: &[f32; NR], f: impl Fn(usize, f32, f32) -> f32) {
+    if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
+        for j in 0..NR {
+            line[j] = f(j, sums[j], line[j]);
+        }
+        return;
+    }
+    for (j, c) in line.iter_mut().enumerate() {
+        *c = f(j, sums[j], *c);
+    }
+}
+
+/// a (rows, depth) and b (cols, depth), both row-major.
+fn by_crate(c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth: usize, start: Start) {
+    for i in 0..rows {
+        begin(&mut c.data[i * c.stride + c.first..][..c.cols], start);
+    }
+    assert!(rows > 0 && c.cols > 0 && a.len() >= rows * depth && b.len() >= c.cols * depth, "whole blocks");
+    let results = &mut c.data[c.first..][..(rows - 1) * c.stride + c.cols];
+    // SAFETY: the assertion and the slice above keep every element that extents and strides address inside its slice;
+    // `results` is borrowed exclusively. B is (depth, cols) with strides 1 and `depth`.
+    unsafe {
+        matrixmultiply::sgemm(
+            rows,
+            depth,
+            c.cols,
+            1.0,
+            a.as_ptr(),
+            depth as isize,
+            1,
+            b.as_ptr(),
+            1,
+            depth as isize,
+            1.0,
+            results.as_mut_ptr(),
+            c.stride as isize,
+            1,
+        );
+    }
 }

@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod grad_norm;
@@ -14,6 +15,10 @@ pub mod linear;
 pub mod linear_cross_entropy;
 pub mod math;
 pub mod matmul;
+pub mod micro;
 pub mod parallel;
 pub mod rms_norm;
 pub mod rotary;
+pub mod scratch;
+#[cfg(test)]
+mod testing;

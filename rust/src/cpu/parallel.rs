@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use rayon::prelude::*;
-
 /// The pool, and the process that built it: after a fork its threads do not exist any more.
 static POOL: Mutex<Option<(u32, usize, Arc<rayon::ThreadPool>)>> = Mutex::new(None);
 
@@ -45,19 +43,57 @@ pub fn set_num_threads(threads: usize) {
     let threads = threads.max(1);
     let fresh = build(threads);
     let mut slot = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    *slot = Some((std::process::id(), threads, fresh));
+    let here = std::process::id();
+    let before = slot.replace((here, threads, fresh));
+    if before.as_ref().is_some_and(|(owner, ..)| *owner != here) {
+        std::mem::forget(before);
+    }
 }
 
-/// Runs `work` inside the pool.
+/// Runs `work` inside the pool; directly when it is already there, so a whole step may be wrapped once.
 pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_thread_index().is_some() {
+        return work();
+    }
     pool().install(work)
 }
 
 /// Calls `work(i)` for every `i < count`, in any order.
 pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
+    use rayon::prelude::*;
     if count <= 1 {
         (0..count).for_each(work);
         return;
     }
     install(|| (0..count).into_par_iter().for_each(&work));
+}
+
+/// Rows of equal length, of which several tasks write different columns at the same time.
+pub struct Columns<'a, T> {
+    data: *mut T,
+    rows: usize,
+    row: usize,
+    borrowed: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: tasks reach elements through `part` alone, whose contract keeps their pieces apart; T may be sent.
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
+
+impl<'a, T> Columns<'a, T> {
+    pub fn new(data: &'a mut [T], row: usize) -> Self {
+        let rows = data.len().checked_div(row).unwrap_or(0);
+        Self { data: data.as_mut_ptr(), rows, row, borrowed: std::marker::PhantomData }
+    }
+
+    /// # Safety
+    /// No other piece that is alive shares an element with this one.
+    ///
+    /// # Panics
+    /// When the piece is not inside the data.
+    #[expect(clippy::mut_from_ref, reason = "pieces are disjoint by contract")]
+    pub unsafe fn part(&self, row: usize, columns: std::ops::Range<usize>) -> &mut [T] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.row, "a piece of a row");
+        // SAFETY: the assertion keeps the piece inside the data, which is borrowed for 'a; the caller keeps pieces apart.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row + columns.start), columns.len()) }
+    }
 }

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::isa::simd;
-use super::linear::add_row;
-use super::matmul::with_scratch;
+use super::isa::{Isa, Simd, dispatch, isa};
+use super::math::{add_row, sum, sums3};
 use super::parallel::install;
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -14,62 +14,43 @@ pub mod reference {
         let r = (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + eps).sqrt().recip();
         x.iter().zip(w).map(|(x, w)| x * r * w).collect()
     }
+
+    /// (dx, dw) of one row.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+        let d = x.len();
+        let r = (x.iter().map(|v| v * v).sum::<f64>() / d as f64 + eps).sqrt().recip();
+        let dot: f64 = (0..d).map(|i| dy[i] * w[i] * x[i]).sum();
+        let dx = (0..d).map(|i| r * w[i] * dy[i] - x[i] * r.powi(3) * dot / d as f64).collect();
+        (dx, (0..d).map(|i| dy[i] * x[i] * r).collect())
+    }
 }
 
 /// Rows whose weight gradients are summed together before the fixed-order total.
-pub(super) const ROWS: usize = 64;
-
-/// Σ f(i) in eight lanes, the order a vector unit adds in.
-#[inline(always)]
-pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let whole = n / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(i + l);
-        }
-    }
-    for i in whole..n {
-        lanes[i - whole] += f(i);
-    }
-    lanes.iter().sum()
-}
-
-/// The largest value; NaN if there is one.
-#[inline(always)]
-pub(super) fn lane_max(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let larger = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = larger(*lane, *v));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane = larger(*lane, *v));
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
-}
+pub(super) const ROWS: usize = 32;
 
 pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps: f64, d: usize) {
+    if d == 0 {
+        return;
+    }
+    let isa = isa();
     install(|| {
-        y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_iter_mut()).with_min_len(16).for_each(
-            |((y, x), rstd)| {
-                *rstd = row(y, x, w, eps);
-            },
-        );
+        y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd).with_min_len(8).for_each(|((y, x), rstd)| {
+            *rstd = dispatch!(isa, _s => row(y, x, w, eps));
+        });
     });
 }
 
-simd! {
-fn row<T>(y: &mut [T], x: &[T], w: &[T], eps: f64) -> f32 {
-    let mean = lane_sum(x.len(), |i| x[i].to_f32() * x[i].to_f32()) / x.len() as f32;
+#[inline(always)]
+fn row<T: Element>(y: &mut [T], x: &[T], w: &[T], eps: f64) -> f32 {
+    let mean = sum(x, |x| x * x) / x.len() as f32;
     let r = 1.0 / (mean + eps as f32).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
         *y = T::from_f32(x.to_f32() * r * w.to_f32());
     }
     r
 }
-}
 
+/// sum = x + residual; y = norm(sum)
 pub fn forward_add<T: Element>(
     y: &mut [T],
     sum: &mut [T],
@@ -80,15 +61,26 @@ pub fn forward_add<T: Element>(
     eps: f64,
     d: usize,
 ) {
+    if d == 0 {
+        return;
+    }
+    let isa = isa();
     install(|| {
         let rows = y.par_chunks_mut(d).zip(sum.par_chunks_mut(d)).zip(x.par_chunks(d)).zip(residual.par_chunks(d));
-        rows.zip(rstd.par_iter_mut()).with_min_len(16).for_each(|((((y, sum), x), residual), rstd)| {
-            for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
-                *sum = T::from_f32(x.to_f32() + residual.to_f32());
-            }
-            *rstd = row(y, sum, w, eps);
+        rows.zip(rstd).with_min_len(8).for_each(|((((y, sum), x), residual), rstd)| {
+            *rstd = dispatch!(isa, _s => {
+                add(sum, x, residual);
+                row(y, sum, w, eps)
+            });
         });
     });
+}
+
+#[inline(always)]
+pub(super) fn add<T: Element>(sum: &mut [T], x: &[T], residual: &[T]) {
+    for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
+        *sum = T::from_f32(x.to_f32() + residual.to_f32());
+    }
 }
 
 /// dx = r·(w·dy − x·r²·mean(dy·w·x)) (+ dresidual);  dw += Σ dy·x·r.
@@ -102,34 +94,110 @@ pub fn backward<T: Element>(
     dresidual: Option<&[T]>,
     d: usize,
 ) {
-    let pieces = rstd.len().div_ceil(ROWS);
-    with_scratch(pieces * d, |partial| {
-        install(|| {
-            let work = dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(d)).enumerate();
-            work.for_each(|(p, (dx, partial))| {
-                partial.fill(0.0);
-                for (k, dx) in dx.chunks_exact_mut(d).enumerate() {
-                    let n = p * ROWS + k;
-                    let at = n * d..(n + 1) * d;
-                    let dresidual = dresidual.map(|g| &g[at.clone()]);
-                    backward_row(dx, partial, &dy[at.clone()], &x[at], rstd[n], w, dresidual);
-                }
-            });
-        });
-        partial.chunks_exact(d).for_each(|partial| add_row(dw, partial));
+    let isa = isa();
+    accumulate(isa, dx, dw, d, d, |n, dx, dw| {
+        let at = n * d..(n + 1) * d;
+        let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
+        dispatch!(isa, s => backward_row(s, dx, dw, dy, x, rstd[n], w, dresidual));
     });
 }
 
-simd! {
-fn backward_row<T>(dx: &mut [T], dw: &mut [f32], dy: &[T], x: &[T], r: f32, w: &[T], dresidual: Option<&[T]>) {
-    let d = x.len();
-    let dot = lane_sum(d, |i| dy[i].to_f32() * w[i].to_f32() * x[i].to_f32());
-    let c = dot * r * r / d as f32;
-    for i in 0..d {
-        let (dyi, xi) = (dy[i].to_f32(), x[i].to_f32());
-        dw[i] += dyi * xi * r;
-        let extra = dresidual.map_or(0.0, |g| g[i].to_f32());
-        dx[i] = T::from_f32(r * (w[i].to_f32() * dyi - xi * c) + extra);
+/// Calls `row(n, row n of dx, partial)` for all rows and adds the partial sums (size) to `total`, in the order of
+/// the rows; each partial sum takes `ROWS` rows.
+pub(super) fn accumulate<T: Element>(
+    isa: Isa,
+    dx: &mut [T],
+    total: &mut [f32],
+    d: usize,
+    size: usize,
+    row: impl Fn(usize, &mut [T], &mut [f32]) + Send + Sync,
+) {
+    if d == 0 {
+        return;
+    }
+    with_scratch((dx.len() / d).div_ceil(ROWS) * size, |partial| {
+        install(|| {
+            dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(size)).enumerate().for_each(|(p, (dx, partial))| {
+                partial.fill(0.0);
+                dx.chunks_exact_mut(d).enumerate().for_each(|(k, dx)| row(p * ROWS + k, dx, partial));
+            });
+        });
+        partial.chunks_exact(size).for_each(|partial| dispatch!(isa, _s => add_row(total, partial)));
+    });
+}
+
+#[inline(always)]
+fn backward_row<S: Simd, T: Element>(
+    s: S,
+    dx: &mut [T],
+    dw: &mut [f32],
+    dy: &[T],
+    x: &[T],
+    r: f32,
+    w: &[T],
+    dresidual: Option<&[T]>,
+) {
+    let (dot, _) = sums3(dy, x, w, |dy, x, w| (dy * w * x, 0.0));
+    let c = -dot * r * r / x.len() as f32;
+    for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
+        *dw = s.fma(dy.to_f32() * r, x.to_f32(), *dw);
+    }
+    let grad = |dy: &T, x: &T, w: &T| r * s.fma(x.to_f32(), c, w.to_f32() * dy.to_f32());
+    match dresidual {
+        None => {
+            for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                *dx = T::from_f32(grad(dy, x, w));
+            }
+        }
+        Some(dresidual) => {
+            for ((((dx, dy), x), w), g) in dx.iter_mut().zip(dy).zip(x).zip(w).zip(dresidual) {
+                *dx = T::from_f32(grad(dy, x, w) + g.to_f32());
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::*;
+
+    const EPS: f64 = 1e-6;
+
+    fn follows_the_reference<T: Element>() {
+        for (n, d) in [(1, 1), (5, 16), (129, 33)] {
+            let ((x, exact_x), (dy, exact_dy)) = (sample::<T>(1, n * d), sample::<T>(2, n * d));
+            let (w, exact_w) = sample::<T>(3, d);
+            let (mut y, mut dx, mut rstd) = (place::<T>(n * d), place::<T>(n * d), place::<f32>(n));
+            let mut dw = vec![0.0f32; d];
+            forward(&mut y, &mut rstd, &x, &w, EPS, d);
+            backward(&mut dx, &mut dw, &dy, &x, &rstd, &w, None, d);
+            let (mut exact_y, mut exact_dx, mut exact_dw) = (Vec::new(), Vec::new(), vec![0.0; d]);
+            for (x, dy) in exact_x.chunks(d).zip(exact_dy.chunks(d)) {
+                exact_y.extend(reference::forward(x, &exact_w, EPS));
+                let (dx, dw) = reference::backward(dy, x, &exact_w, EPS);
+                exact_dx.extend(dx);
+                exact_dw.iter_mut().zip(dw).for_each(|(sum, dw)| *sum += dw);
+            }
+            assert_close("y", &y, &exact_y, 8.0);
+            assert_close("dw", &dw, &exact_dw, 16.0);
+            // One element a row: dx is 0 but for eps, nothing to compare with.
+            if d > 1 {
+                assert_close("dx", &dx, &exact_dx, 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let (x, w, dy) = (random(1, 7), random(2, 7), random(3, 7));
+        let (dx, dw) = reference::backward(&dy, &x, &w, EPS);
+        check_gradient("dx", |x| dot(&dy, &reference::forward(x, &w, EPS)), &x, &dx);
+        check_gradient("dw", |w| dot(&dy, &reference::forward(&x, w, EPS)), &w, &dw);
+    }
 }

@@ -66,7 +66,7 @@ impl Order {
     }
 
     fn grow(&mut self) {
-        if self.choice.len() % BLOCK == 0 {
+        if self.choice.len().is_multiple_of(BLOCK) {
             self.notes.push(self.taken.clone());
         }
         let place = self.choice.len().max(1) as f64;

@@ -44,11 +44,12 @@ pub fn verify(prefix: &Path, vocab_size: Option<usize>, interrupt: Interrupt) ->
     let limit = vocab_size.unwrap_or(i32::MAX as usize);
     let mut range: Option<(i32, i32)> = None;
     let (mut empty, mut longest) = (0, 0);
+    let mut buffer = vec![0; CHUNK];
     for i in 0..dataset.len() {
         let size = dataset.size(i);
         empty += usize::from(size == 0);
         longest = longest.max(size);
-        range = scan(&dataset, i, limit, range, interrupt)?;
+        range = scan(&dataset, i, limit, range, &mut buffer, interrupt)?;
     }
     let (bin_bytes, bin_sha256) = hash(&dataset.bin_path(), interrupt)?;
     let (idx_bytes, idx_sha256) = hash(&dataset.idx_path(), interrupt)?;
@@ -75,13 +76,14 @@ fn scan(
     i: usize,
     vocab_size: usize,
     mut range: Option<(i32, i32)>,
+    buffer: &mut [i32],
     interrupt: Interrupt,
 ) -> Result<Option<(i32, i32)>> {
     let size = dataset.size(i);
-    let mut ids = vec![0; CHUNK.min(size)];
-    for start in (0..size).step_by(CHUNK) {
+    for start in (0..size).step_by(buffer.len()) {
         interrupt.check()?;
-        let ids = &mut ids[..CHUNK.min(size - start)];
+        let n = buffer.len().min(size - start);
+        let ids = &mut buffer[..n];
         dataset.ids(i, start, ids, vocab_size)?;
         let (low, high) = ids.iter().fold((i32::MAX, 0), |(low, high), id| (low.min(*id), high.max(*id)));
         range = Some(range.map_or((low, high), |(a, b)| (a.min(low), b.max(high))));

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::format::{Header, TokenType, with_suffix};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::interrupt::Interrupt;
 
 const BUFFER: usize = 1 << 20;
 
@@ -37,10 +38,13 @@ pub struct Progress {
     pub documents: u64,
 }
 
-/// Writes sequences and documents in order. Dropped without `finish`, it removes its part files.
+/// Writes sequences and documents in order. Dropped without `finish`, it removes its part files, but not
+/// those that it went on with.
 pub struct DatasetWriter {
     prefix: PathBuf,
     kind: TokenType,
+    /// What the names of unfinished files end in.
+    suffix: String,
     bin: Part,
     lengths: Part,
     /// The end (in sequences) of each document.
@@ -56,14 +60,14 @@ impl DatasetWriter {
     /// # Errors
     /// `Io` naming the file that cannot be created.
     pub fn create(prefix: &Path, kind: TokenType) -> Result<Self> {
-        Self::open(prefix, kind, &format!(".{}.tmp", std::process::id()), Progress::default())
+        Self::open(prefix, kind, &format!(".{}.tmp", std::process::id()), Progress::default(), Interrupt::NEVER)
     }
 
     /// Starts or goes on with a dataset whose parts end in `suffix`, cut back to `at`.
     ///
     /// # Errors
-    /// `Io`; `CorruptDataset` for a part that is shorter than `at` says.
-    pub fn open(prefix: &Path, kind: TokenType, suffix: &str, at: Progress) -> Result<Self> {
+    /// `Io`; `CorruptDataset` for a part that is shorter than `at` says; `Interrupted`.
+    pub fn open(prefix: &Path, kind: TokenType, suffix: &str, at: Progress, interrupt: Interrupt) -> Result<Self> {
         let paths = [".bin", ".lengths", ".ends"].map(|kind| with_suffix(prefix, &format!("{kind}{suffix}")));
         // A failed start leaves nothing behind; a failed continuation leaves what there was.
         let guard = Removal(if at == Progress::default() { paths.to_vec() } else { Vec::new() });
@@ -74,10 +78,12 @@ impl DatasetWriter {
         let mut hash = Sha256::new();
         bin.read(|bytes| {
             hash.update(bytes);
-            Ok(())
+            interrupt.check()
         })?;
         guard.disarm();
-        Ok(Self { prefix: prefix.to_owned(), kind, bin, lengths, ends, written: at, hash, keep: false })
+        let (prefix, suffix) = (prefix.to_owned(), suffix.to_owned());
+        let keep = at != Progress::default();
+        Ok(Self { prefix, kind, suffix, bin, lengths, ends, written: at, hash, keep })
     }
 
     pub fn kind(&self) -> TokenType {
@@ -163,7 +169,7 @@ impl DatasetWriter {
         Ok(self.written)
     }
 
-    /// Whether dropping the writer keeps its part files.
+    /// Whether dropping the unfinished writer keeps its part files.
     pub fn keep_parts(&mut self, keep: bool) {
         self.keep = keep;
     }
@@ -174,10 +180,11 @@ impl DatasetWriter {
     /// # Errors
     /// `UnsupportedInput` where sequences were added after the last document's end; `Io`.
     pub fn finish(mut self) -> Result<Written> {
+        self.keep = false;
         self.check_ends()?;
         self.bin.sync()?;
         let (bin, idx) = (with_suffix(&self.prefix, ".bin"), with_suffix(&self.prefix, ".idx"));
-        let aside = files::aside(&idx);
+        let aside = with_suffix(&idx, &self.suffix);
         let guard = Removal(vec![aside.clone()]);
         let (idx_bytes, idx_sha256) = self.write_index(&aside)?;
         match fs::remove_file(&idx) {
@@ -282,7 +289,7 @@ impl Part {
         let mut file = options.open(&path).map_err(Error::io(&path, "create"))?;
         let there = file.metadata().map_err(Error::io(&path, "read"))?.len();
         if there < len {
-            let what = format!("{there} bytes where an earlier run had written {len}; remove it to start again");
+            let what = format!("{there} bytes where an earlier run had written {len}");
             return Err(Error::CorruptDataset { path, what });
         }
         file.set_len(len).map_err(Error::io(&path, "truncate"))?;

@@ -1,21 +1,11 @@
 //! y = act(x), element by element.
 
+pub use crate::cpu::activation::Activation;
+
 use crate::cpu::activation as cpu;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::tensor::{View, ViewMut};
-
-/// The non-linearity of the MLP; in a gated MLP, of its gate (swiglu = `Silu`, geglu = `Gelu`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x·Φ(x), with erf.
-    Gelu,
-    /// The tanh form, HF's `gelu_new`; NeoX selects it by `bias_gelu_fusion: true`.
-    GeluTanh,
-    /// x / (1 + exp(−x)).
-    Silu,
-    Relu,
-}
 
 /// # Errors
 /// `Shape` when y and x differ.

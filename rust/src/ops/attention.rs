@@ -1,51 +1,28 @@
 //! Causal attention, softmax(q·kᵀ·scale)·v, with grouped key/value heads (Ainslie et al. 2023, arXiv 2305.13245).
 
+pub use crate::cpu::attention::{Heads, Qkv};
+
 use crate::cpu::attention as cpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
 
-/// Heads inside a fused projection: head a of token t begins at t·row + offset + a·stride.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    pub offset: usize,
-    pub stride: usize,
-    pub count: usize,
-    pub dim: usize,
-}
-
-impl Heads {
-    /// One past the last element in a row.
-    pub fn end(&self) -> usize {
-        if self.count == 0 { 0 } else { self.offset + (self.count - 1) * self.stride + self.dim }
+fn check_scale(op: &'static str, scale: f32) -> Result<()> {
+    if scale > 0.0 && scale.is_finite() {
+        return Ok(());
     }
-}
-
-/// Where queries, keys and values stand, and how many tokens there are.
-#[derive(Debug, Clone, Copy)]
-pub struct Qkv {
-    pub q: Heads,
-    pub k: Heads,
-    pub v: Heads,
-    /// Elements from one token to the next.
-    pub row: usize,
-    pub batch: usize,
-    pub time: usize,
-    pub scale: f32,
+    Err(Error::UnsupportedInput(format!("{op}: `scale` must be positive and finite, got {scale}")))
 }
 
 impl Qkv {
-    /// Query heads that share one key/value head.
-    pub fn group(&self) -> usize {
-        self.q.count / self.k.count
-    }
-
     fn check(&self, op: &'static str, len: usize) -> Result<()> {
         super::expect_len(op, "qkv", self.batch * self.time * self.row, len)?;
+        super::expect_some(op, "heads", &[self.q.count, self.k.count, self.q.dim])?;
+        check_scale(op, self.scale)?;
         let ends = [self.q.end(), self.k.end(), self.v.end()];
-        let whole = self.k.count > 0 && self.q.count.is_multiple_of(self.k.count) && self.k.count == self.v.count;
+        let whole = self.q.count.is_multiple_of(self.k.count) && self.k.count == self.v.count;
         let dims = self.q.dim == self.k.dim && self.k.dim == self.v.dim;
-        if whole && dims && ends.iter().all(|end| *end <= self.row) {
+        if whole && dims && ends.iter().all(|end| *end <= self.row) && self.disjoint() {
             return Ok(());
         }
         Err(Error::UnsupportedInput(format!(
@@ -79,7 +56,9 @@ pub fn forward<T: Element>(
     s.check("attention", qkv.len())?;
     out.expect("attention", "out", &s.outputs())?;
     super::expect_len("attention", "lse", batch * q.count * time, lse.len())?;
-    cpu::forward(out.data(), lse, qkv, &s);
+    if batch * time > 0 {
+        cpu::forward(out.data(), lse, qkv, &s);
+    }
     Ok(())
 }
 
@@ -107,14 +86,16 @@ pub fn backward<T: Element>(
     dout.expect("attention.backward", "dout", &s.outputs())?;
     out.expect("attention.backward", "out", &s.outputs())?;
     super::expect_len("attention.backward", "lse", batch * q.count * time, lse.len())?;
-    cpu::backward(dqkv, dout.data(), out.data(), lse, qkv, &s);
+    if batch * time > 0 {
+        cpu::backward(dqkv, dout.data(), out.data(), lse, qkv, &s);
+    }
     Ok(())
 }
 
 /// One query token (A, d) against a cache of `length` keys and values (length, Kv, d); out (A, d).
 ///
 /// # Errors
-/// `Shape`.
+/// `Shape`; `UnsupportedInput` when the key heads do not divide the query heads.
 pub fn decode<T: Element>(
     out: &mut [T],
     q: &[T],
@@ -126,6 +107,14 @@ pub fn decode<T: Element>(
     length: usize,
     scale: f32,
 ) -> Result<()> {
+    super::expect_some("attention.decode", "keys", &[length, kv_heads, head_dim])?;
+    super::expect_some("attention.decode", "q", &[heads])?;
+    check_scale("attention.decode", scale)?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(Error::UnsupportedInput(format!(
+            "attention.decode: {kv_heads} heads in `keys` do not divide {heads} heads in `q`"
+        )));
+    }
     super::expect_len("attention.decode", "q", heads * head_dim, q.len())?;
     super::expect_len("attention.decode", "out", heads * head_dim, out.len())?;
     super::expect_len("attention.decode", "keys", length * kv_heads * head_dim, keys.len())?;

@@ -12,6 +12,7 @@ use crate::tensor::{View, ViewMut};
 /// `Shape`.
 pub fn forward<T: Element>(mut h: ViewMut<T>, gate_up: View<T>, kind: Activation) -> Result<()> {
     let (n, f) = (h.shape().rows(), h.shape().last());
+    super::expect_some("gated_mlp", "h", &[f])?;
     gate_up.expect("gated_mlp", "gate_up", &[n, 2 * f])?;
     cpu::forward(h.data(), gate_up.data(), kind, f);
     Ok(())
@@ -23,6 +24,7 @@ pub fn forward<T: Element>(mut h: ViewMut<T>, gate_up: View<T>, kind: Activation
 /// `Shape`.
 pub fn backward<T: Element>(mut dgate_up: ViewMut<T>, dh: View<T>, gate_up: View<T>, kind: Activation) -> Result<()> {
     let (n, f) = (dh.shape().rows(), dh.shape().last());
+    super::expect_some("gated_mlp.backward", "dh", &[f])?;
     gate_up.expect("gated_mlp.backward", "gate_up", &[n, 2 * f])?;
     dgate_up.expect("gated_mlp.backward", "dgate_up", &[n, 2 * f])?;
     cpu::backward(dgate_up.data(), dh.data(), gate_up.data(), kind, f);

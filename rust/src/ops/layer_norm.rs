@@ -14,6 +14,7 @@ fn check<T: Element>(
     rstd: &[f32],
 ) -> Result<usize> {
     let d = x.shape().last();
+    super::expect_some(op, "x", &[d])?;
     w.expect(op, "weight", &[d])?;
     if let Some(bias) = bias {
         bias.expect(op, "bias", &[d])?;

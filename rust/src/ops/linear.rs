@@ -12,6 +12,7 @@ use crate::tensor::{View, ViewMut};
 pub fn forward<T: Element>(mut y: ViewMut<T>, x: View<T>, w: View<T>, bias: Option<View<T>>) -> Result<()> {
     let (n, i, o) = (x.shape().rows(), x.shape().last(), w.shape().rows());
     w.expect("linear", "w", &[o, i])?;
+    super::expect_some("linear", "w", &[o, i])?;
     y.expect("linear", "y", &[n, o])?;
     if let Some(bias) = bias {
         bias.expect("linear", "bias", &[o])?;
@@ -26,6 +27,7 @@ pub fn forward<T: Element>(mut y: ViewMut<T>, x: View<T>, w: View<T>, bias: Opti
 /// `Shape`.
 pub fn backward_input<T: Element>(mut dx: ViewMut<T>, dy: View<T>, w: View<T>) -> Result<()> {
     let (n, i, o) = (dy.shape().rows(), w.shape().last(), w.shape().rows());
+    super::expect_some("linear.backward", "w", &[o, i])?;
     dy.expect("linear.backward", "dy", &[n, o])?;
     dx.expect("linear.backward", "dx", &[n, i])?;
     cpu::backward_input(dx.data(), dy.data(), w.data(), n, i, o);
@@ -45,6 +47,7 @@ pub fn backward_weight<T: Element>(
     let (n, i, o) = (x.shape().rows(), x.shape().last(), dy.shape().last());
     dy.expect("linear.backward", "dy", &[n, o])?;
     dw.expect("linear.backward", "dw", &[o, i])?;
+    super::expect_some("linear.backward", "dw", &[o, i])?;
     if let Some(dbias) = &dbias {
         dbias.expect("linear.backward", "dbias", &[o])?;
     }

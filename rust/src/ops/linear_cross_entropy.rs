@@ -1,27 +1,12 @@
 //! Cross-entropy of x·wᵀ without the (N, V) logits: computed chunk by chunk.
 
+pub use crate::cpu::linear_cross_entropy::LossOptions;
+
 use crate::cpu::linear_cross_entropy as cpu;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::tensor::{View, ViewMut};
-
-/// What is added to, or left out of, the plain cross-entropy.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LossOptions {
-    /// Tokens with this target have loss 0 and gradient 0.
-    pub ignore_index: i32,
-    /// ε of torch's `label_smoothing`.
-    pub label_smoothing: f32,
-    /// Adds z·(ln Z)² (PaLM, arXiv 2204.02311, §5).
-    pub z_loss: f32,
-}
-
-impl Default for LossOptions {
-    fn default() -> Self {
-        Self { ignore_index: -100, label_smoothing: 0.0, z_loss: 0.0 }
-    }
-}
 
 fn check<T: Element>(
     losses: &[f32],
@@ -34,6 +19,7 @@ fn check<T: Element>(
     let (d, v) = (x.shape().last(), w.shape().rows());
     x.expect(op, "x", &[targets.len(), d])?;
     w.expect(op, "w", &[v, d])?;
+    super::expect_some(op, "w", &[v, d])?;
     super::expect_len(op, "losses", targets.len(), losses.len())?;
     super::expect_ids(op, "targets", targets, v, Some(o.ignore_index))?;
     Ok((d, v))

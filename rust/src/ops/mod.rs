@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cast;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod grad_norm;
@@ -13,6 +14,7 @@ pub mod linear;
 pub mod linear_cross_entropy;
 pub mod rms_norm;
 pub mod rotary;
+pub mod selftest;
 
 use crate::error::{Error, Result};
 
@@ -22,6 +24,14 @@ fn expect_len(op: &'static str, arg: &'static str, want: usize, got: usize) -> R
         return Ok(());
     }
     Err(Error::Shape { op, arg, want: vec![want], got: vec![got] })
+}
+
+/// An extent that rows are cut by: with none there is nothing to compute.
+fn expect_some(op: &'static str, arg: &'static str, extents: &[usize]) -> Result<()> {
+    if extents.iter().all(|extent| *extent > 0) {
+        return Ok(());
+    }
+    Err(Error::UnsupportedInput(format!("{op}: `{arg}` has an extent of 0 in {extents:?}; it must be at least 1")))
 }
 
 /// Ids inside `0..limit`, or `ignore`.

@@ -11,6 +11,7 @@ use crate::tensor::{View, ViewMut};
 /// `Shape`.
 pub fn forward<T: Element>(mut y: ViewMut<T>, rstd: &mut [f32], x: View<T>, w: View<T>, eps: f64) -> Result<()> {
     let d = x.shape().last();
+    super::expect_some("rms_norm", "x", &[d])?;
     y.expect("rms_norm", "y", x.shape().dims())?;
     w.expect("rms_norm", "weight", &[d])?;
     super::expect_len("rms_norm", "rstd", x.shape().rows(), rstd.len())?;
@@ -32,6 +33,7 @@ pub fn forward_add<T: Element>(
     eps: f64,
 ) -> Result<()> {
     let d = x.shape().last();
+    super::expect_some("rms_norm", "x", &[d])?;
     y.expect("rms_norm", "y", x.shape().dims())?;
     sum.expect("rms_norm", "sum", x.shape().dims())?;
     residual.expect("rms_norm", "residual", x.shape().dims())?;
@@ -55,6 +57,7 @@ pub fn backward<T: Element>(
     dresidual: Option<View<T>>,
 ) -> Result<()> {
     let d = x.shape().last();
+    super::expect_some("rms_norm", "x", &[d])?;
     dx.expect("rms_norm.backward", "dx", x.shape().dims())?;
     dy.expect("rms_norm.backward", "dy", x.shape().dims())?;
     w.expect("rms_norm.backward", "weight", &[d])?;

@@ -9,7 +9,7 @@ use crate::train::config::{self, Loaded, Source, keys};
 type Json = serde_json::Value;
 
 /// Files (`(None, path)`) and mappings (`(Some(name), json)`), overrides as a JSON list of pairs.
-fn load(sources: Vec<(Option<String>, String)>, overrides: &str) -> std::result::Result<Loaded, Error> {
+pub(super) fn load(sources: Vec<(Option<String>, String)>, overrides: &str) -> std::result::Result<Loaded, Error> {
     let source = |(name, text): (Option<String>, String)| match name {
         None => Ok(Source::File(text.into())),
         Some(name) => json(&text).map(|value| Source::Mapping { name, value }),

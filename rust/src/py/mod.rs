@@ -4,9 +4,11 @@ mod config;
 mod data;
 mod error;
 mod model;
+mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
+mod trainer;
 
 use pyo3::prelude::*;
 
@@ -16,7 +18,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     config::register(m)?;
     data::register(m)?;
     model::register(m)?;
+    ops::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
+    trainer::register(m)?;
     Ok(())
 }

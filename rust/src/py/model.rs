@@ -130,6 +130,23 @@ impl PyModel {
         Ok(Self { inner: detached(py, |_| LanguageModel::load(&path, dtype))? })
     }
 
+    /// The model that a run begins with; sources and overrides as `config_load` takes them.
+    #[staticmethod]
+    fn from_config(
+        py: Python<'_>,
+        sources: Vec<(Option<String>, String)>,
+        overrides: &str,
+        seed: Option<u64>,
+        dtype_name: &str,
+    ) -> PyResult<Self> {
+        let dtype = dtype(dtype_name)?;
+        let inner = detached(py, |_| {
+            let run = super::config::load(sources, overrides)?.run;
+            LanguageModel::initialized(run.model, &run.init, seed.unwrap_or(run.seed.into()), dtype)
+        });
+        Ok(Self { inner: inner? })
+    }
+
     #[staticmethod]
     fn initialized(py: Python<'_>, config: &str, init: &str, seed: u64, dtype_name: &str) -> PyResult<Self> {
         let (config, init) = (ModelConfig::from_json(config), Init::from_json(init));

@@ -14,7 +14,7 @@ use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
 use crate::data::preprocess::{self, Encode, Format, OnError, Options, Status, Summary};
 use crate::error::{Error, Result};
-use crate::tokenizer::Worker;
+use crate::tokenizer::{Worker, default_threads};
 
 /// What a Python function raised, for the caller to raise again.
 type Raised = Mutex<Option<PyErr>>;
@@ -69,7 +69,7 @@ fn data_tokenize<'py>(
     vocab_size: usize,
     bos: Option<u32>,
     eod: Option<u32>,
-    workers: usize,
+    workers: Option<usize>,
     skip_errors: bool,
     format: Option<&str>,
     txt: &str,
@@ -81,6 +81,8 @@ fn data_tokenize<'py>(
     let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
     let txt: Format = txt.parse().map_err(PyError::from)?;
     let found = py.detach(|| preprocess::expand(&inputs, format, txt)).map_err(PyError::from)?;
+    // A Python function is called by one thread at a time anyway.
+    let native = encode.extract::<PyRef<'_, PyTokenizer>>(py).ok().map(|tok| tok.inner.clone());
     let (keys, prefixes) = outputs.into_iter().unzip();
     let options = Options {
         inputs: found.files,
@@ -90,13 +92,12 @@ fn data_tokenize<'py>(
         vocab_size,
         bos,
         eod,
-        workers,
+        workers: workers.unwrap_or_else(|| if native.is_some() { default_threads() } else { 1 }),
         on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
         tokenizer,
         sync_every: Duration::try_from_secs_f64(sync_seconds).unwrap_or(Duration::MAX),
     };
     let raised = Raised::default();
-    let native = encode.extract::<PyRef<'_, PyTokenizer>>(py).ok().map(|tok| tok.inner.clone());
     let worker = || -> Result<Box<dyn Encode + '_>> {
         Ok(match &native {
             Some(tokenizer) => Box::new(Native(tokenizer.worker())),

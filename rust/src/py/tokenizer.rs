@@ -106,7 +106,7 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
 
 #[pymethods]
 impl PyTokenizer {
-    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later) or "sentencepiece<=0.2.1".
+    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1" or "hf".
     #[staticmethod]
     #[pyo3(signature = (path, *, compat = "sentencepiece"))]
     fn from_file(py: Python<'_>, path: PathBuf, compat: &str) -> Result<Self> {

@@ -9,10 +9,9 @@
 use super::trie::Trie;
 use crate::error::{Error, Result};
 
-/// Bits of `Match::packed`: length in characters, id, "last of its list", "unknown piece".
+/// Bits of `Packed`: length in characters, id, and the highest for the unknown piece.
 const LENGTH_BITS: u32 = 8;
 const ID_BITS: u32 = 22;
-const LAST: u32 = 1 << 30;
 const UNKNOWN: u32 = 1 << 31;
 pub(super) const MAX_LENGTH: usize = (1 << LENGTH_BITS) - 1;
 const MAX_ID: usize = (1 << ID_BITS) - 1;
@@ -51,11 +50,6 @@ impl Packed {
     pub(super) fn is_unknown(self) -> bool {
         self.0 & UNKNOWN != 0
     }
-
-    #[inline(always)]
-    fn is_last(self) -> bool {
-        self.0 & LAST != 0
-    }
 }
 
 /// One slot of the double array. A child by `code` of a state with base `b` lies at `b ^ code`
@@ -66,8 +60,25 @@ pub(super) struct Node {
     pub(super) check: u32,
     /// The longest proper suffix that has children; 0 is the empty one.
     pub(super) fail: u32,
-    /// The first match of this state.
-    pub(super) matches: u32,
+    /// Where the matches of this state stand.
+    pub(super) matches: List,
+}
+
+/// A run of the automaton's matches: its start and, in the low byte, its length.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct List(u32);
+
+const MAX_MATCHES: usize = 1 << 24;
+
+impl List {
+    /// The unknown piece alone.
+    pub(super) const UNKNOWN: Self = Self(1);
+
+    #[inline(always)]
+    fn range(self) -> std::ops::Range<usize> {
+        let start = (self.0 >> 8) as usize;
+        start..start + (self.0 & 0xff) as usize
+    }
 }
 
 /// No state has this base.
@@ -79,7 +90,6 @@ pub(super) struct Automaton<S> {
     starts: Vec<u32>,
     nodes: Vec<Node>,
     matches: Vec<Match<S>>,
-    longest: usize,
 }
 
 /// A piece as the automaton takes it.
@@ -103,19 +113,13 @@ impl<S: Copy> Automaton<S> {
         check(entries)?;
         let codes = Codes::new(entries.iter().map(|e| e.text))?;
         let trie = Trie::new(entries.iter().map(|e| codes.of(e.text)).collect());
-        let (matches, lists) = lists(&trie, entries, unknown_score);
+        let (matches, lists) = lists(&trie, entries, unknown_score)?;
         let (nodes, places) = super::double_array::place(&trie, codes.count(), &lists);
         let mut starts = vec![0; codes.count()];
         for child in trie.children(0) {
             starts[usize::from(trie.code(child))] = places[child];
         }
-        let longest = entries.iter().map(|e| e.text.chars().count()).max().unwrap_or(1);
-        Ok(Self { codes, starts, nodes, matches, longest })
-    }
-
-    /// Characters of the longest piece.
-    pub(super) fn longest(&self) -> usize {
-        self.longest
+        Ok(Self { codes, starts, nodes, matches })
     }
 
     pub(super) fn root() -> State {
@@ -128,7 +132,7 @@ impl<S: Copy> Automaton<S> {
         let code = self.codes.get(character);
         let node = if code == 0 { 0 } else { self.longest_from(state, code) };
         let node = &self.nodes[node as usize];
-        (State { base: node.base, fail: node.fail }, &self.matches[node.matches as usize..])
+        (State { base: node.base, fail: node.fail }, &self.matches[node.matches.range()])
     }
 
     /// The child by `code` of the longest suffix that has one, the empty suffix included.
@@ -143,17 +147,6 @@ impl<S: Copy> Automaton<S> {
             state = State { base: fail.base, fail: fail.fail };
         }
         self.starts[code as usize]
-    }
-
-    /// Calls `each` for the matches of one list.
-    #[inline(always)]
-    pub(super) fn for_each(matches: &[Match<S>], mut each: impl FnMut(&Match<S>)) {
-        for found in matches {
-            each(found);
-            if found.packed.is_last() {
-                break;
-            }
-        }
     }
 }
 
@@ -173,36 +166,28 @@ fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
 
 /// The matches of every trie node, longest first, and where each node's list starts. A node at
 /// which no piece ends shares the list of its longest proper suffix.
-fn lists<S: Copy>(trie: &Trie, entries: &[Entry<'_, S>], unknown_score: S) -> (Vec<Match<S>>, Vec<u32>) {
-    let unknown = Match { score: unknown_score, packed: Packed(Packed::UNKNOWN.0 | LAST) };
-    let mut matches = vec![unknown];
-    let mut lists = vec![0u32; trie.len()];
+fn lists<S: Copy>(trie: &Trie, entries: &[Entry<'_, S>], unknown_score: S) -> Result<(Vec<Match<S>>, Vec<List>)> {
+    let mut matches = vec![Match { score: unknown_score, packed: Packed::UNKNOWN }];
+    let mut lists = vec![List::UNKNOWN; trie.len()];
     for node in 1..trie.len() {
         let suffix = lists[trie.fail(node)];
         let Some(entry) = trie.entry(node) else {
             lists[node] = suffix;
             continue;
         };
-        lists[node] = matches.len() as u32;
-        let depth = trie.depth(node);
-        let entry = &entries[entry];
-        let own = Match { score: entry.score, packed: Packed::new(entry.id, depth) };
-        if depth == 1 {
-            matches.push(Match { packed: Packed(own.packed.0 | LAST), ..own });
-            continue;
+        let (start, depth, entry) = (matches.len(), trie.depth(node), &entries[entry]);
+        matches.push(Match { score: entry.score, packed: Packed::new(entry.id, depth) });
+        if depth > 1 {
+            matches.extend_from_within(suffix.range());
         }
-        matches.push(own);
-        let mut at = suffix as usize;
-        loop {
-            let found = matches[at];
-            matches.push(found);
-            if found.packed.is_last() {
-                break;
-            }
-            at += 1;
+        // Lengths differ within a list, so it has at most `MAX_LENGTH` of them.
+        lists[node] = List((start as u32) << 8 | (matches.len() - start) as u32);
+        if matches.len() > MAX_MATCHES {
+            let text = "the pieces are too many and too long: their suffixes give more than 2^24 matches";
+            return Err(Error::Tokenizer(text.to_owned()));
         }
     }
-    (matches, lists)
+    Ok((matches, lists))
 }
 
 /// Characters to dense codes; frequent characters get small ones. 0: in no piece.
@@ -217,17 +202,18 @@ const PLANE: usize = 1 << 16;
 
 impl Codes {
     fn new<'a>(pieces: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let mut counts = std::collections::HashMap::<char, u32>::new();
-        pieces.flat_map(str::chars).for_each(|c| *counts.entry(c).or_default() += 1);
-        let mut order: Vec<(char, u32)> = counts.into_iter().collect();
-        order.sort_unstable_by_key(|(c, count)| (std::cmp::Reverse(*count), *c));
+        let mut counts = vec![0u32; char::MAX as usize + 1];
+        pieces.flat_map(str::chars).for_each(|c| counts[c as usize] += 1);
+        let used = ('\0'..=char::MAX).filter(|c| counts[*c as usize] > 0);
+        let mut order: Vec<char> = used.collect();
+        order.sort_by_key(|c| std::cmp::Reverse(counts[*c as usize]));
         if order.len() >= PLANE {
             let text = format!("pieces with {} different characters; fewer than {PLANE} are supported", order.len());
             return Err(Error::Tokenizer(text));
         }
         // Page 0 behind the plane stays empty: characters of other planes that are in no piece.
         let mut codes = Self { table: vec![0; PLANE + 256], pages: vec![PLANE as u32; 0x1100], count: order.len() + 1 };
-        for (rank, (character, _)) in order.iter().enumerate() {
+        for (rank, character) in order.iter().enumerate() {
             codes.set(*character, rank as u16 + 1);
         }
         Ok(codes)

@@ -8,10 +8,13 @@ use crate::error::{Error, Result};
 
 /// The reference looks at this many nested rules.
 const MAX_RULES: usize = 32;
+const PLANE: usize = 1 << 16;
 
 pub(super) struct Charsmap {
     units: Vec<u32>,
     replacements: String,
+    /// A bit for each character of the basic plane that no rule begins with.
+    inert: Vec<u64>,
 }
 
 fn offset(unit: u32) -> usize {
@@ -36,7 +39,7 @@ impl Charsmap {
     pub(super) fn new(blob: &[u8]) -> Result<Self> {
         let (head, rest) = blob.split_first_chunk::<4>().ok_or_else(|| broken("it has no header"))?;
         let size = u32::from_le_bytes(*head) as usize;
-        if size < 1024 || size % 1024 != 0 || size >= rest.len() {
+        if size < 1024 || !size.is_multiple_of(1024) || size >= rest.len() {
             return Err(broken(&format!("an array of {size} bytes in a blob of {}", blob.len())));
         }
         let (array, replacements) = rest.split_at(size);
@@ -45,9 +48,38 @@ impl Charsmap {
         if !replacements.ends_with('\0') {
             return Err(broken("the last replacement has no end"));
         }
-        let map = Self { units, replacements: replacements.to_owned() };
+        let mut map = Self { units, replacements: replacements.to_owned(), inert: vec![0; PLANE / 64] };
         map.check()?;
+        let characters = (0..PLANE as u32).filter_map(char::from_u32);
+        for character in characters {
+            let inert = u64::from(!map.begins_rule(character));
+            map.inert[character as usize / 64] |= inert << (character as usize % 64);
+        }
         Ok(map)
+    }
+
+    /// Whether a rule may begin with `character`: its bytes are a way into the array, or pass a leaf.
+    fn begins_rule(&self, character: char) -> bool {
+        let mut node = offset(self.units[0]);
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            node ^= usize::from(byte);
+            let unit = self.units[node];
+            if label(unit) != u32::from(byte) {
+                return false;
+            }
+            if has_leaf(unit) {
+                return true;
+            }
+            node ^= offset(unit);
+        }
+        true
+    }
+
+    /// Whether no rule begins with `character`; a no may be wrong.
+    #[inline]
+    pub(super) fn is_inert(&self, character: char) -> bool {
+        let at = character as usize;
+        self.inert.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
     /// Every offset stays inside the array and every value is the start of a replacement.

@@ -1,8 +1,6 @@
 //! The promises that a model must keep before anything is built from it.
 
-use std::collections::HashSet;
-
-use super::model_file::{Kind, ModelFile, ModelType, Piece};
+use super::model_file::{Kind, ModelFile, Piece};
 use crate::error::{Error, Result};
 
 /// # Errors
@@ -14,7 +12,6 @@ pub(super) fn check(file: &ModelFile<'_>) -> Result<()> {
     for (id, piece) in file.pieces.iter().enumerate() {
         check_piece(id, piece)?;
     }
-    check_unique(file)?;
     check_unknown(file)?;
     check_bytes(file)
 }
@@ -28,19 +25,6 @@ fn check_piece(id: usize, piece: &Piece<'_>) -> Result<()> {
     }
     if !piece.score.is_finite() {
         return Err(Error::Tokenizer(format!("the score of piece {id} ({:?}) is {}", piece.text, piece.score)));
-    }
-    Ok(())
-}
-
-/// A unigram model keeps reserved names apart from text, so `<s>` may be there as both; a BPE
-/// model keeps one table.
-fn check_unique(file: &ModelFile<'_>) -> Result<()> {
-    let mut seen = HashSet::with_capacity(file.pieces.len());
-    for (id, piece) in file.pieces.iter().enumerate() {
-        let table = file.model_type == ModelType::Unigram && !piece.kind.is_text();
-        if piece.text != "\0" && !seen.insert((table, piece.text)) {
-            return Err(Error::Tokenizer(format!("piece {id} ({:?}) is there twice", piece.text)));
-        }
     }
     Ok(())
 }

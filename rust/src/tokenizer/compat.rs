@@ -14,11 +14,16 @@ pub enum Compat {
     SentencePiece,
     /// sentencepiece up to 0.2.1.
     SentencePieceClassic,
+    /// Hugging Face tokenizers, reading the folder that `export` writes.
+    HuggingFace,
 }
 
 impl Compat {
-    const NAMES: [(&'static str, Self); 2] =
-        [("sentencepiece", Self::SentencePiece), ("sentencepiece<=0.2.1", Self::SentencePieceClassic)];
+    const NAMES: [(&'static str, Self); 3] = [
+        ("sentencepiece", Self::SentencePiece),
+        ("sentencepiece<=0.2.1", Self::SentencePieceClassic),
+        ("hf", Self::HuggingFace),
+    ];
 }
 
 impl FromStr for Compat {

@@ -1,13 +1,13 @@
 //! Trie nodes into double-array slots.
 
-use super::automaton::{NO_BASE, Node};
+use super::automaton::{List, NO_BASE, Node};
 use super::trie::Trie;
 
-/// After this many failed places a node goes to the untouched end of the array.
-const TRIES: usize = 200;
+/// After this many failed places the slots before are given up.
+const TRIES: usize = 32;
 
 /// Places every node of `trie`; gives the slots and the slot of each trie node (0 for the root).
-pub(super) fn place(trie: &Trie, codes: usize, lists: &[u32]) -> (Vec<Node>, Vec<u32>) {
+pub(super) fn place(trie: &Trie, codes: usize, lists: &[List]) -> (Vec<Node>, Vec<u32>) {
     let mut placer = Placer::new(codes);
     let mut places = vec![0u32; trie.len()];
     let mut bases = vec![NO_BASE; trie.len()];
@@ -31,8 +31,8 @@ pub(super) fn place(trie: &Trie, codes: usize, lists: &[u32]) -> (Vec<Node>, Vec
     (fill(trie, lists, &places, &bases, placer.len()), places)
 }
 
-fn fill(trie: &Trie, lists: &[u32], places: &[u32], bases: &[u32], slots: usize) -> Vec<Node> {
-    let empty = Node { base: NO_BASE, check: NO_BASE, fail: 0, matches: 0 };
+fn fill(trie: &Trie, lists: &[List], places: &[u32], bases: &[u32], slots: usize) -> Vec<Node> {
+    let empty = Node { base: NO_BASE, check: NO_BASE, fail: 0, matches: List::UNKNOWN };
     let mut nodes = vec![empty; slots];
     // A parent stands before its children, and a suffix before what it is a suffix of.
     let mut alive = vec![0u32; trie.len()];
@@ -98,37 +98,40 @@ impl Placer {
         while from >= self.len() {
             self.grow();
         }
-        if let Some(step) = self.taken[from..].iter().position(|t| !t) {
-            return from + step;
+        let mut slot = from;
+        while self.taken[slot] {
+            slot += 1;
+            if slot == self.len() {
+                self.grow();
+            }
         }
-        let slot = self.len();
-        self.grow();
         slot
     }
 
     /// A base no other state has, with a free slot for each code; takes them.
     fn find_base(&mut self, codes: &[u32]) -> u32 {
         let single = codes.len() == 1;
-        let mut slot = if single { self.first_free } else { self.from };
+        let start = if single { self.first_free } else { self.from };
+        let mut slot = self.next_free(start);
         let mut tries = 0;
-        loop {
-            slot = self.next_free(slot);
-            if single && tries == 0 {
-                self.first_free = slot;
-            }
-            let base = slot as u32 ^ codes[0];
-            if !self.used_bases[base as usize] && codes.iter().all(|c| !self.taken[(base ^ c) as usize]) {
-                codes.iter().for_each(|c| self.taken[(base ^ c) as usize] = true);
-                self.used_bases[base as usize] = true;
-                return base;
-            }
-            slot += 1;
+        while !self.fits(slot as u32 ^ codes[0], codes) {
+            slot = self.next_free(slot + 1);
             tries += 1;
-            if !single && tries % TRIES == 0 {
-                // Crowded here. Later nodes are not wider, and those with one child fill the holes.
-                self.from = slot + self.block / 4;
-                slot = self.from;
-            }
         }
+        // Where a place was hard to find, later nodes (none is wider) do not look again; nodes
+        // with one child fill the holes.
+        match single {
+            true if tries == 0 || tries > TRIES => self.first_free = slot,
+            false if tries > TRIES => self.from = slot,
+            _ => {}
+        }
+        let base = slot as u32 ^ codes[0];
+        codes.iter().for_each(|c| self.taken[(base ^ c) as usize] = true);
+        self.used_bases[base as usize] = true;
+        base
+    }
+
+    fn fits(&self, base: u32, codes: &[u32]) -> bool {
+        !self.used_bases[base as usize] && codes.iter().all(|c| !self.taken[(base ^ c) as usize])
     }
 }

@@ -6,6 +6,7 @@
 //! an unknown character may cost more where such a score is the lowest of all; and `</s>` typed in
 //! a text becomes the piece where its characters are not in the vocabulary.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -57,19 +58,24 @@ impl Tokenizer {
     }
 
     fn model_json(&self, file: &ModelFile<'_>) -> Value {
-        let mut worker = self.worker();
-        let lowest = f64::from(self.lowest_score());
-        let entry = |piece: &Piece<'_>| {
-            let score = match piece.kind {
-                Kind::Normal => f64::from(piece.score),
-                Kind::UserDefined => f64::from(super::tokenizer::user_defined_score(piece.text)),
-                _ => worker.path_score(piece.text).map_or(lowest, |score| score - 1.0),
-            };
-            json!([piece.text, score])
-        };
-        let vocab: Vec<Value> = file.pieces.iter().map(entry).collect();
+        let scores = self.hugging_face_scores(file);
+        let vocab: Vec<Value> =
+            file.pieces.iter().zip(scores).map(|(piece, score)| json!([piece.text, score])).collect();
         let unk = file.pieces.iter().position(|p| p.kind == Kind::Unknown);
         json!({"type": "Unigram", "unk_id": unk, "vocab": vocab, "byte_fallback": file.byte_fallback})
+    }
+
+    /// The score of every piece in `tokenizer.json`. A reserved piece whose characters are not all
+    /// known cannot be kept from matching: it gets the lowest score.
+    pub(super) fn hugging_face_scores(&self, file: &ModelFile<'_>) -> Vec<f64> {
+        let mut worker = self.worker();
+        let lowest = f64::from(self.lowest_score());
+        let score = |piece: &Piece<'_>| match piece.kind {
+            Kind::Normal => f64::from(piece.score),
+            Kind::UserDefined => f64::from(super::tokenizer::user_defined_score(piece.text)),
+            _ => worker.path_score(piece.text).map_or(lowest, |score| score - 1.0),
+        };
+        file.pieces.iter().map(score).collect()
     }
 
     /// The special pieces under the names that `transformers` uses.
@@ -99,9 +105,12 @@ impl Tokenizer {
     }
 }
 
-fn refuse(file: &ModelFile<'_>) -> Result<()> {
+/// # Errors
+/// `UnsupportedModel` naming what `tokenizer.json` cannot say.
+pub(super) fn refuse(file: &ModelFile<'_>) -> Result<()> {
     let spec = &file.normalizer;
     let has_symbols = file.pieces.iter().any(|p| p.kind == Kind::UserDefined);
+    let mut names = HashSet::new();
     let rewrites = !spec.charsmap.is_empty() || spec.remove_extra_whitespaces;
     let reasons = [
         (file.model_type == ModelType::Bpe, "BPE models"),
@@ -110,6 +119,7 @@ fn refuse(file: &ModelFile<'_>) -> Result<()> {
         (has_symbols && rewrites, "models with user-defined symbols and a normaliser that may change them"),
         (file.pieces.iter().all(|p| p.kind != Kind::Unknown), "models without an unknown piece"),
         (file.pieces.iter().any(|p| p.kind == Kind::Unused), "models with unused pieces"),
+        (!file.pieces.iter().all(|p| names.insert(p.text)), "models with one name for two pieces"),
         (file.denormalizer.as_ref().is_some_and(|d| !d.charsmap.is_empty()), "models with a denormaliser"),
     ];
     match reasons.iter().find(|(refused, _)| *refused) {

@@ -72,10 +72,10 @@ impl Normalizer {
 
     /// What the input begins with, normalised, and how many bytes of it that takes.
     fn prefix<'a>(&'a self, input: &'a [u8]) -> (&'a str, usize) {
-        if let Some(length) = self.symbols.longest(input) {
-            if let Ok(symbol) = std::str::from_utf8(&input[..length]) {
-                return (symbol, length);
-            }
+        if let Some(length) = self.symbols.longest(input)
+            && let Ok(symbol) = std::str::from_utf8(&input[..length])
+        {
+            return (symbol, length);
         }
         if let Some(rule) = self.charsmap.as_ref().and_then(|map| map.longest_rule(input)) {
             return rule;
@@ -96,7 +96,14 @@ impl Normalizer {
             out.push(self.space, at);
         }
         let mut after_space = self.remove_extra_whitespaces;
+        let valid = if out.origin.is_none() { std::str::from_utf8(input).ok() } else { None };
         while at < input.len() {
+            if let Some(run) = valid.map(|text| self.inert_run(&text[at..])).filter(|run| !run.is_empty()) {
+                out.text.push_str(run);
+                at += run.len();
+                after_space = false;
+                continue;
+            }
             let (mut text, length) = self.prefix(&input[at..]);
             if after_space {
                 text = text.trim_start_matches(' ');
@@ -108,6 +115,18 @@ impl Normalizer {
             at += length;
         }
         self.finish(out, at);
+    }
+
+    /// The longest beginning of `text` whose characters stay as they are, each by itself.
+    #[inline]
+    fn inert_run<'t>(&self, text: &'t str) -> &'t str {
+        let is_inert = |c: char| match &self.charsmap {
+            Some(map) => c != ' ' && map.is_inert(c),
+            None => c != ' ',
+        };
+        let moves = |(at, c): (usize, char)| !is_inert(c) || self.symbols.may_start(text.as_bytes()[at]);
+        let end = text.char_indices().find(|place| moves(*place)).map_or(text.len(), |(at, _)| at);
+        &text[..end]
     }
 
     /// Bytes of the input's beginning that normalise to spaces one by one.

@@ -16,14 +16,14 @@ impl Symbols {
         Self { sorted, first_bytes }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.sorted.is_empty()
+    #[inline]
+    pub(super) fn may_start(&self, byte: u8) -> bool {
+        self.first_bytes.get(usize::from(byte)) == Some(&true)
     }
 
     /// Bytes of the longest symbol that `input` begins with.
     pub(super) fn longest(&self, input: &[u8]) -> Option<usize> {
-        let first = *input.first()?;
-        if self.is_empty() || !self.first_bytes[usize::from(first)] {
+        if !self.may_start(*input.first()?) {
             return None;
         }
         let (mut range, mut found) = (&self.sorted[..], None);

@@ -42,6 +42,7 @@ pub(super) struct Inner {
 pub(super) enum Engine {
     Current(Automaton<f32>),
     Classic(Automaton<f64>),
+    HuggingFace(Automaton<f64>),
     Bpe(Bpe),
 }
 
@@ -70,7 +71,11 @@ impl Tokenizer {
         let engine = match (file.model_type, compat) {
             (ModelType::Unigram, Compat::SentencePiece) => Engine::Current(current(&file)?),
             (ModelType::Unigram, Compat::SentencePieceClassic) => Engine::Classic(classic(&file)?),
-            // Both generations merge alike.
+            (ModelType::Unigram, Compat::HuggingFace) => Engine::HuggingFace(hugging_face(&file, &bytes)?),
+            // Every version merges alike.
+            (ModelType::Bpe, Compat::HuggingFace) => {
+                return Err(Error::UnsupportedModel("compat=\"hf\" is not there for BPE models".to_owned()));
+            }
             (ModelType::Bpe, _) => Engine::Bpe(Bpe::new(&file, &vocab)),
         };
         let (unk_surface, normalizer_name) = (file.unk_surface.to_owned(), file.normalizer.name.to_owned());
@@ -164,7 +169,7 @@ impl Tokenizer {
     /// `unigram` or `bpe`.
     pub fn model_type(&self) -> &'static str {
         match &self.inner.engine {
-            Engine::Current(_) | Engine::Classic(_) => "unigram",
+            Engine::Current(_) | Engine::Classic(_) | Engine::HuggingFace(_) => "unigram",
             Engine::Bpe(_) => "bpe",
         }
     }
@@ -259,4 +264,18 @@ fn classic(file: &ModelFile<'_>) -> Result<Automaton<f64>> {
         })
         .collect();
     Automaton::new(&entries, f64::from(unknown_score(file)))
+}
+
+/// What Hugging Face makes of our `tokenizer.json`: every piece can match, with its score there.
+fn hugging_face(file: &ModelFile<'_>, bytes: &[u8]) -> Result<Automaton<f64>> {
+    super::export::refuse(file)?;
+    if !file.normalizer.charsmap.is_empty() || file.normalizer.remove_extra_whitespaces {
+        let text = "compat=\"hf\" needs a model whose normaliser is `identity` and keeps extra spaces";
+        return Err(Error::UnsupportedModel(text.to_owned()));
+    }
+    let scores = Tokenizer::from_bytes(bytes.to_vec(), Compat::SentencePiece)?.hugging_face_scores(file);
+    let unknown = scores.iter().copied().fold(f64::MAX, f64::min) - f64::from(UNKNOWN_PENALTY);
+    let pieces = file.pieces.iter().zip(scores).enumerate().filter(|(_, (piece, _))| !piece.text.contains(' '));
+    let entries: Vec<_> = pieces.map(|(id, (piece, score))| Entry { text: piece.text, id: id as u32, score }).collect();
+    Automaton::new(&entries, unknown)
 }

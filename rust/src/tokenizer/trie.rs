@@ -21,8 +21,7 @@ const NONE: u32 = u32::MAX;
 impl Trie {
     /// `entries`: different, not empty sequences of codes.
     pub(super) fn new(entries: Vec<Box<[u16]>>) -> Self {
-        let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-        order.sort_unstable_by(|a, b| entries[*a as usize].cmp(&entries[*b as usize]));
+        let order = sorted(&entries);
         let mut trie = Self { nodes: vec![TrieNode::new(0, 0)] };
         let mut ranges = vec![(0usize, entries.len())];
         let mut node = 0;
@@ -110,4 +109,13 @@ impl TrieNode {
     fn new(code: u16, depth: u16) -> Self {
         Self { code, depth, first_child: 0, children: 0, fail: 0, entry: NONE }
     }
+}
+
+/// The entries by their codes. The first four decide nearly always and are compared as one number
+/// (codes start at 1, so a shorter sequence comes first).
+fn sorted(entries: &[Box<[u16]>]) -> Vec<u32> {
+    let head = |codes: &[u16]| (0..4).fold(0, |key, at| key << 16 | u64::from(codes.get(at).copied().unwrap_or(0)));
+    let mut order: Vec<(u64, u32)> = entries.iter().enumerate().map(|(i, e)| (head(e), i as u32)).collect();
+    order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| entries[a.1 as usize].cmp(&entries[b.1 as usize])));
+    order.into_iter().map(|(_, entry)| entry).collect()
 }

@@ -4,7 +4,7 @@
 //! The rules of rounding, ties and resets are those of a named version of a named library
 //! (`Rule`), never "equal up to rounding"; cutting a text in two would change ids.
 
-use super::automaton::{Automaton, Match, Packed, State};
+use super::automaton::{Automaton, MAX_LENGTH, Match, Packed};
 
 /// How scores add up and what replaces what.
 pub(super) trait Rule {
@@ -106,10 +106,17 @@ impl Rule for HuggingFace {
     }
 }
 
+/// One more than the characters of the longest piece; a place in it fits a byte.
+const RING: usize = MAX_LENGTH + 1;
+const _: () = assert!(RING == 1 << u8::BITS);
+
+#[inline(always)]
+fn slot(end: usize) -> usize {
+    usize::from(end as u8)
+}
+
 /// The buffers of one search, reused from text to text.
 pub(super) struct Search<R: Rule> {
-    /// The best sums of the last characters: as many as the longest piece, in a ring.
-    sums: Vec<R::Sum>,
     /// For each character the last piece of the best path that ends with it.
     last: Vec<Packed>,
     /// The characters whose best last piece is the unknown one: number (from 1) and character.
@@ -118,12 +125,13 @@ pub(super) struct Search<R: Rule> {
     resets: Vec<(usize, R::Sum)>,
 }
 
-impl<R: Rule> Search<R> {
-    pub(super) fn new(automaton: &Automaton<R::Score>) -> Self {
-        let ring = (automaton.longest() + 1).next_power_of_two();
-        Self { sums: vec![R::Sum::default(); ring], last: Vec::new(), unknowns: Vec::new(), resets: Vec::new() }
+impl<R: Rule> Default for Search<R> {
+    fn default() -> Self {
+        Self { last: Vec::new(), unknowns: Vec::new(), resets: Vec::new() }
     }
+}
 
+impl<R: Rule> Search<R> {
     /// Finds the best path of `text`. Starts are taken from left to right and a later candidate
     /// must be strictly better, so of equal paths the one with the longest last piece stays.
     #[inline(always)]
@@ -131,65 +139,51 @@ impl<R: Rule> Search<R> {
         self.last.clear();
         self.unknowns.clear();
         self.resets.clear();
-        self.sums[0] = R::Sum::default();
+        // The best sums of the last characters.
+        let mut sums = [R::Sum::default(); RING];
         let mut state = Automaton::<R::Score>::root();
-        text.for_each(|character| state = self.step(automaton, state, character));
-    }
-
-    #[inline(always)]
-    fn step(&mut self, automaton: &Automaton<R::Score>, state: State, character: char) -> State {
-        let (state, matches) = automaton.step(state, character);
-        let end = self.last.len() + 1;
-        let (sum, last) =
-            if self.resets.is_empty() { self.best(matches, end) } else { self.best_after_reset(matches, end) };
-        let mask = self.sums.len() - 1;
-        self.sums[end & mask] = sum;
-        self.last.push(last);
-        if last.is_unknown() {
-            self.unknowns.push((end, character));
-        }
-        if let Some(by) = R::reset(sum) {
-            self.sums[end & mask] = R::Sum::default();
-            self.resets.push((end, by));
-        }
-        state
-    }
-
-    #[inline(always)]
-    fn best(&self, matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
-        let mask = self.sums.len() - 1;
-        let mut best: Option<(R::Sum, Packed)> = None;
-        Automaton::for_each(matches, |found| {
-            let candidate = R::add(self.sums[end.wrapping_sub(found.packed.length()) & mask], found);
-            if best.is_none_or(|(sum, _)| candidate > R::widen(sum)) {
-                best = Some((R::keep(candidate), found.packed));
+        let mut end = 0;
+        let mut after_reset = false;
+        text.for_each(|character| {
+            let (next, matches) = automaton.step(state, character);
+            state = next;
+            end += 1;
+            let (sum, last) =
+                if after_reset { self.best_after_reset(&sums, matches, end) } else { best::<R>(&sums, matches, end) };
+            sums[slot(end)] = sum;
+            self.last.push(last);
+            if last.is_unknown() {
+                self.unknowns.push((end, character));
             }
+            if let Some(by) = R::reset(sum) {
+                sums[slot(end)] = R::Sum::default();
+                self.resets.push((end, by));
+            }
+            after_reset = !self.resets.is_empty();
         });
-        best.unwrap_or((R::Sum::default(), Packed::UNKNOWN))
     }
 
     /// As `best`, near a reset: the candidates of starts before it are compared before the
     /// subtraction, the winner is lowered, then come the later starts.
     #[cold]
-    fn best_after_reset(&mut self, matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
-        let mask = self.sums.len() - 1;
+    #[inline(never)]
+    fn best_after_reset(&mut self, sums: &[R::Sum; RING], matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
         let mut best: Option<(R::Sum, Packed)> = None;
         let mut resets = self.resets.iter().peekable();
-        Automaton::for_each(matches, |found| {
+        for found in matches {
             let start = end - found.packed.length();
             while let Some((_, by)) = resets.next_if(|(at, _)| *at <= start) {
                 best = best.map(|(sum, last)| (R::lower(sum, *by), last));
             }
-            let candidate = R::add(self.sums[start & mask], found);
+            let candidate = R::add(sums[slot(start)], found);
             if best.is_none_or(|(sum, _)| candidate > R::widen(sum)) {
                 best = Some((R::keep(candidate), found.packed));
             }
-        });
+        }
         for (_, by) in resets {
             best = best.map(|(sum, last)| (R::lower(sum, *by), last));
         }
-        let window = self.sums.len();
-        self.resets.retain(|(at, _)| end - at < window);
+        self.resets.retain(|(at, _)| end - at < RING);
         best.unwrap_or((R::Sum::default(), Packed::UNKNOWN))
     }
 
@@ -210,6 +204,21 @@ impl<R: Rule> Search<R> {
             end -= last.length();
         }
     }
+}
+
+/// The best path that ends with one of `matches` (never empty) at character `end`.
+#[inline(always)]
+fn best<R: Rule>(sums: &[R::Sum; RING], matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
+    let candidate = |found: &Match<R::Score>| R::add(sums[slot(end.wrapping_sub(found.packed.length()))], found);
+    let Some((first, rest)) = matches.split_first() else { return (R::Sum::default(), Packed::UNKNOWN) };
+    let (mut sum, mut last) = (R::keep(candidate(first)), first.packed);
+    for found in rest {
+        let candidate = candidate(found);
+        if candidate > R::widen(sum) {
+            (sum, last) = (R::keep(candidate), found.packed);
+        }
+    }
+    (sum, last)
 }
 
 /// One piece of a best path.

@@ -1,10 +1,11 @@
 //! The pieces of a model by id and by name.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::checks::byte_of;
-use super::model_file::{Kind, ModelFile};
+use super::model_file::{Kind, ModelFile, ModelType};
 use crate::error::{Error, Result};
 
 /// Names that mean "end of document" in the models in use, in the order they are looked for.
@@ -57,23 +58,31 @@ impl Vocab {
             let end = u32::try_from(vocab.text.len());
             vocab.ends.push(end.map_err(|_| Error::Tokenizer("the pieces are longer than 4 GiB".to_owned()))?);
         }
-        vocab.index();
+        vocab.index(file.model_type)?;
         vocab.find_specials(file);
         vocab.bytes = file.byte_fallback.then(|| vocab.byte_ids());
         Ok(vocab)
     }
 
-    /// Reserved names first: where a name is there as both, SentencePiece finds the reserved one.
-    fn index(&mut self) {
+    /// Reserved names first: a unigram model keeps them apart from text, so that `<s>` may stand
+    /// as both, and SentencePiece finds the reserved one. A BPE model keeps one table.
+    fn index(&mut self, model_type: ModelType) -> Result<()> {
         let mut table = Table::new(self.len());
-        for reserved in [true, false] {
-            for id in 0..self.len() as u32 {
-                if self.kinds[id as usize].is_text() != reserved {
-                    table.insert(self, id);
+        let mut shadowed = HashSet::new();
+        for text in [false, true] {
+            for id in (0..self.len() as u32).filter(|id| self.kinds[*id as usize].is_text() == text) {
+                let Some(other) = table.insert(self, id) else { continue };
+                let reserved = !self.kinds[other as usize].is_text();
+                let apart = model_type == ModelType::Unigram && text && reserved;
+                let piece = self.piece(id).unwrap_or_default();
+                // Unused NUL pieces are in no table of the reference.
+                if piece != "\0" && !(apart && shadowed.insert(piece)) {
+                    return Err(Error::Tokenizer(format!("piece {id} ({piece:?}) is there twice")));
                 }
             }
         }
         self.table = table;
+        Ok(())
     }
 
     fn find_specials(&mut self, file: &ModelFile<'_>) {
@@ -163,18 +172,19 @@ impl Table {
         None
     }
 
-    /// Keeps the first id of a name.
-    fn insert(&mut self, vocab: &Vocab, id: u32) {
-        let Some(piece) = vocab.piece(id) else { return };
+    /// Keeps the first id of a name; gives it where there is one already.
+    fn insert(&mut self, vocab: &Vocab, id: u32) -> Option<u32> {
+        let piece = vocab.piece(id)?;
         for slot in self.probe(piece) {
             match self.slots[slot] {
                 EMPTY => {
                     self.slots[slot] = id;
-                    return;
+                    return None;
                 }
-                other if vocab.piece(other) == Some(piece) => return,
+                other if vocab.piece(other) == Some(piece) => return Some(other),
                 _ => {}
             }
         }
+        None
     }
 }

@@ -6,7 +6,7 @@ use super::automaton::Automaton;
 use super::merge::Merger;
 use super::normalizer::Normalized;
 use super::tokenizer::{Engine, Inner};
-use super::unigram::{Classic, Current, Rule, Search, Step};
+use super::unigram::{Classic, Current, HuggingFace, Rule, Search, Step};
 use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
@@ -19,6 +19,7 @@ pub struct Worker {
 enum Buffers {
     Current(Search<Current>),
     Classic(Search<Classic>),
+    HuggingFace(Search<HuggingFace>),
     Bpe(Box<Merger>),
 }
 
@@ -37,8 +38,9 @@ pub struct Token {
 impl Worker {
     pub(super) fn new(model: Arc<Inner>) -> Self {
         let buffers = match &model.engine {
-            Engine::Current(automaton) => Buffers::Current(Search::new(automaton)),
-            Engine::Classic(automaton) => Buffers::Classic(Search::new(automaton)),
+            Engine::Current(_) => Buffers::Current(Search::default()),
+            Engine::Classic(_) => Buffers::Classic(Search::default()),
+            Engine::HuggingFace(_) => Buffers::HuggingFace(Search::default()),
             Engine::Bpe(_) => Buffers::Bpe(Box::default()),
         };
         Self { model, buffers, normalized: Normalized::default() }
@@ -91,6 +93,7 @@ impl Buffers {
         match (self, &model.engine) {
             (Self::Current(search), Engine::Current(automaton)) => search.run(automaton, text.chars()),
             (Self::Classic(search), Engine::Classic(automaton)) => search.run(automaton, text.chars()),
+            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => search.run(automaton, text.chars()),
             (Self::Bpe(merger), Engine::Bpe(bpe)) => merger.run(bpe, &model.vocab, text),
             // A worker is made from the engine it runs.
             _ => {}
@@ -103,6 +106,7 @@ impl Buffers {
         match (self, &model.engine) {
             (Self::Current(search), Engine::Current(automaton)) => run_plain(search, automaton, text, prefix),
             (Self::Classic(search), Engine::Classic(automaton)) => run_plain(search, automaton, text, prefix),
+            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => run_plain(search, automaton, text, prefix),
             _ => {}
         }
     }
@@ -112,6 +116,7 @@ impl Buffers {
         match self {
             Self::Current(search) => search.backwards(|step| steps.push(step)),
             Self::Classic(search) => search.backwards(|step| steps.push(step)),
+            Self::HuggingFace(search) => search.backwards(|step| steps.push(step)),
             Self::Bpe(merger) => return merger.steps.clone(),
         }
         steps.reverse();
@@ -124,6 +129,7 @@ impl Buffers {
         match self {
             Self::Current(search) => search.backwards(|step| emitter.push(step)),
             Self::Classic(search) => search.backwards(|step| emitter.push(step)),
+            Self::HuggingFace(search) => search.backwards(|step| emitter.push(step)),
             Self::Bpe(merger) => merger.steps.iter().rev().for_each(|step| emitter.push(*step)),
         }
         out[start..].reverse();

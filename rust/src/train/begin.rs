@@ -27,7 +27,7 @@ impl Trainer {
     /// name the file; `Interrupted`.
     pub fn new(mut run: RunConfig, resolved: Value, resume: Resume, interrupt: Interrupt) -> Result<Self> {
         let store = run.checkpoint.save.as_deref().map(Store::open).transpose()?;
-        let mut notes = run.warnings.clone();
+        let mut notes = Vec::new();
         let start = find(&run.checkpoint, resume, &mut notes)?;
         let data = open_data(&run)?;
         notes.extend(data.warnings.iter().cloned());
@@ -157,21 +157,10 @@ fn fix_train_iters(run: &mut RunConfig, data: &Parts) -> Result<usize> {
     run.train_iters.ok_or_else(|| Error::Config("give train_iters or train_epochs".into()))
 }
 
-const FLAVORS: [(ScheduleFlavor, &str); 2] = [(ScheduleFlavor::Neox, "neox"), (ScheduleFlavor::Megatron, "megatron")];
-const STYLES: [(DecayStyle, &str); 5] = [
-    (DecayStyle::Constant, "constant"),
-    (DecayStyle::Linear, "linear"),
-    (DecayStyle::Cosine, "cosine"),
-    (DecayStyle::Exponential, "exponential"),
-    (DecayStyle::Wsd, "wsd"),
-];
-
 pub(super) fn schedule_record(config: &ScheduleConfig) -> ScheduleRecord {
-    let flavor = FLAVORS.iter().find(|(flavor, _)| *flavor == config.flavor).map_or("", |(_, name)| name);
-    let style = STYLES.iter().find(|(style, _)| *style == config.style).map_or("", |(_, name)| name);
     ScheduleRecord {
-        flavor: flavor.into(),
-        decay_style: style.into(),
+        flavor: config.flavor.name().into(),
+        decay_style: config.style.name().into(),
         start_lr: config.lr,
         min_lr: config.min_lr,
         warmup_iter: config.warmup_iters,
@@ -181,15 +170,13 @@ pub(super) fn schedule_record(config: &ScheduleConfig) -> ScheduleRecord {
 }
 
 fn schedule_config(folder: &Path, record: &ScheduleRecord) -> Result<ScheduleConfig> {
-    let unknown = |name: &str| Error::Checkpoint {
-        path: folder.to_owned(),
-        what: format!("its manifest names the unknown schedule `{name}`"),
+    let unknown = |name: &str| {
+        let what = format!("its manifest names the unknown schedule `{name}`");
+        Error::Checkpoint { path: folder.to_owned(), what }
     };
-    let flavor = FLAVORS.iter().find(|(_, name)| *name == record.flavor).ok_or_else(|| unknown(&record.flavor))?;
-    let style = STYLES.iter().find(|(_, name)| *name == record.decay_style);
     Ok(ScheduleConfig {
-        flavor: flavor.0,
-        style: style.ok_or_else(|| unknown(&record.decay_style))?.0,
+        flavor: ScheduleFlavor::from_name(&record.flavor).ok_or_else(|| unknown(&record.flavor))?,
+        style: DecayStyle::from_name(&record.decay_style).ok_or_else(|| unknown(&record.decay_style))?,
         lr: record.start_lr,
         min_lr: record.min_lr,
         warmup_iters: record.warmup_iter,

@@ -15,5 +15,5 @@ pub mod schedule;
 mod tests;
 mod trainer;
 
-pub use report::{Evaluation, Part, StepReport};
+pub use report::{Evaluation, Part, StepReport, Timers};
 pub use trainer::{FP16_SKIPS, SKIPS, Trainer};

@@ -19,7 +19,8 @@ pub struct StepReport {
     pub nan: bool,
     /// Why the step was skipped, naming the tensor.
     pub note: Option<String>,
-    /// Tokens of this step.
+    /// Of this step.
+    pub samples: usize,
     pub tokens: usize,
     pub consumed_samples: usize,
     pub consumed_tokens: u64,
@@ -29,6 +30,16 @@ pub struct StepReport {
     /// Passes over the training data.
     pub epoch: f64,
     pub seconds: f64,
+    pub timers: Timers,
+}
+
+/// Where the seconds of a step went, under upstream's names.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Timers {
+    pub batch_generator: f64,
+    pub forward_backward: f64,
+    /// Norm, clipping, update, rounding.
+    pub optimizer: f64,
 }
 
 /// Which held-out data.

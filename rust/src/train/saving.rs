@@ -39,6 +39,12 @@ impl Trainer {
         self.store.is_some() && is_save_iter(&self.run.checkpoint, self.progress.iteration)
     }
 
+    /// The checkpoint that equals the present state, if it is saved.
+    pub fn checkpoint(&self) -> Option<PathBuf> {
+        let store = self.store.as_ref().filter(|_| self.saved == Some(self.progress.iteration))?;
+        Some(checkpoint::folder(store.dir(), self.progress.iteration))
+    }
+
     /// Writes a checkpoint of the present state and removes old ones (`keep_last_n_checkpoints`;
     /// `extra_save_iters` stay). `None` without a `save` folder. Does nothing when the state is
     /// saved already.
@@ -48,8 +54,8 @@ impl Trainer {
     pub fn save(&mut self, interrupt: Interrupt) -> Result<Option<PathBuf>> {
         let Some(store) = &self.store else { return Ok(None) };
         let iteration = self.progress.iteration;
-        if self.saved == Some(iteration) {
-            return Ok(Some(checkpoint::folder(store.dir(), iteration)));
+        if let Some(path) = self.checkpoint() {
+            return Ok(Some(path));
         }
         let moments = (!self.run.checkpoint.no_save_optim).then_some([&*self.optimizer.m, &*self.optimizer.v]);
         let arenas = Arenas { weights: &self.weights, moments };

@@ -49,6 +49,41 @@ impl Schedule {
     }
 }
 
+impl ScheduleFlavor {
+    const ALL: [Self; 2] = [Self::Neox, Self::Megatron];
+
+    /// The word of a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Neox => "neox",
+            Self::Megatron => "megatron",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flavor| flavor.name() == name)
+    }
+}
+
+impl DecayStyle {
+    const ALL: [Self; 5] = [Self::Constant, Self::Linear, Self::Cosine, Self::Exponential, Self::Wsd];
+
+    /// The word of a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+            Self::Exponential => "exponential",
+            Self::Wsd => "wsd",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|style| style.name() == name)
+    }
+}
+
 fn fault(c: &ScheduleConfig) -> Option<String> {
     if !(c.lr.is_finite() && c.lr >= 0.0) {
         return Some(format!("lr must be a finite number >= 0, got {}", c.lr));

@@ -17,7 +17,7 @@ use super::compute::{Compute, loss_options};
 use super::config::{Precision, RunConfig};
 use super::non_finite;
 use super::optimizer::{Optimizer, Update, clip_coefficient};
-use super::report::{Evaluation, Part, StepReport};
+use super::report::{Evaluation, Part, StepReport, Timers};
 use super::scaler::LossScaler;
 use super::schedule::Schedule;
 use crate::data::{Parts, Samples};
@@ -76,6 +76,11 @@ impl Trainer {
         &self.decoder
     }
 
+    /// The decoder and its f32 weights; all other memory is given back.
+    pub fn into_model(self) -> (Decoder, Vec<f32>) {
+        (self.decoder, self.weights)
+    }
+
     /// The f32 masters, one arena.
     pub fn model_weights(&self) -> &[f32] {
         &self.weights
@@ -100,7 +105,7 @@ impl Trainer {
         self.compute.dtype()
     }
 
-    /// Once-only messages: keys without effect, data, where the run began.
+    /// Once-only messages about the data and where the run began; the config's own are `run().warnings`.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -131,8 +136,10 @@ impl Trainer {
             return Err(Error::UnsupportedInput(format!("all {} steps of this run are done", self.train_iters)));
         }
         self.batch.fill(self.data.train.as_ref(), self.progress.consumed_samples)?;
+        let filled = begin.elapsed().as_secs_f64();
         let gradient = self.gradient(interrupt)?;
         interrupt.check()?;
+        let passed = begin.elapsed().as_secs_f64();
         let (learning_rate, loss_scale) =
             (self.schedule.learning_rate(self.progress.schedule_steps), self.scaler.map(|s| s.scale()));
         let note = if gradient.loss.is_finite() && gradient.norm.is_finite() {
@@ -142,7 +149,28 @@ impl Trainer {
             Some(self.skip(&gradient)?)
         };
         self.advance(&gradient, note.is_some());
-        Ok(self.report(&gradient, learning_rate, loss_scale, note, begin))
+        let seconds = begin.elapsed().as_secs_f64();
+        let timers = Timers { batch_generator: filled, forward_backward: passed - filled, optimizer: seconds - passed };
+        let p = self.progress;
+        Ok(StepReport {
+            iteration: p.iteration,
+            loss: gradient.loss,
+            learning_rate,
+            grad_norm: gradient.norm,
+            loss_scale,
+            skipped: note.is_some(),
+            nan: !gradient.loss.is_finite(),
+            note,
+            samples: self.run.train_batch_size,
+            tokens: self.run.train_batch_size * self.run.seq_length,
+            consumed_samples: p.consumed_samples,
+            consumed_tokens: p.consumed_tokens,
+            skipped_total: p.skipped,
+            nan_total: p.nan,
+            epoch: p.consumed_samples as f64 / self.data.train.len() as f64,
+            seconds,
+            timers,
+        })
     }
 
     /// Runs the micro-batches. A loss that is not finite ends the step early.
@@ -212,34 +240,6 @@ impl Trainer {
         p.consumed_tokens += (self.run.train_batch_size * self.run.seq_length) as u64;
         p.skipped += usize::from(skipped);
         p.nan += usize::from(!gradient.loss.is_finite());
-    }
-
-    fn report(
-        &self,
-        gradient: &Gradient,
-        learning_rate: f64,
-        loss_scale: Option<f64>,
-        note: Option<String>,
-        begin: Instant,
-    ) -> StepReport {
-        let p = self.progress;
-        StepReport {
-            iteration: p.iteration,
-            loss: gradient.loss,
-            learning_rate,
-            grad_norm: gradient.norm,
-            loss_scale,
-            skipped: note.is_some(),
-            nan: !gradient.loss.is_finite(),
-            note,
-            tokens: self.run.train_batch_size * self.run.seq_length,
-            consumed_samples: p.consumed_samples,
-            consumed_tokens: p.consumed_tokens,
-            skipped_total: p.skipped,
-            nan_total: p.nan,
-            epoch: p.consumed_samples as f64 / self.data.train.len() as f64,
-            seconds: begin.elapsed().as_secs_f64(),
-        }
     }
 
     /// Whether the validation data is due after this step.

@@ -2,9 +2,8 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use super::inputs::{Format, Input};
+use super::inputs::{Format, Input, Meter};
 use crate::error::{Error, Result};
 
 /// Text that one worker handles at a time. Chunks follow the input alone, so results do not depend
@@ -31,7 +30,7 @@ pub(super) struct Position {
 
 pub(super) struct Chunks<'a> {
     inputs: &'a [Input],
-    read: Arc<AtomicU64>,
+    meter: Arc<Meter>,
     /// Of the next chunk.
     position: Position,
     open: Option<Box<dyn Read + Send>>,
@@ -40,14 +39,14 @@ pub(super) struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(inputs: &'a [Input], position: Position, read: Arc<AtomicU64>) -> Self {
-        Self { inputs, read, position, open: None, rest: Vec::new() }
+    pub(super) fn new(inputs: &'a [Input], position: Position, meter: Arc<Meter>) -> Self {
+        Self { inputs, meter, position, open: None, rest: Vec::new() }
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         while let Some(input) = self.inputs.get(self.position.input) {
             if self.open.is_none() {
-                self.open = Some(input.open(self.position.byte, &self.read)?);
+                self.open = Some(input.open(self.position.byte, &self.meter)?);
             }
             let bytes = self.fill(input)?;
             let Position { input: at, byte: start } = self.position;

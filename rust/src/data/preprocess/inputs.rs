@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -186,15 +186,15 @@ impl Input {
         Ok(Self { path: path.to_owned(), format, compression, len: meta.len(), modified_ns })
     }
 
-    /// Opens the text from its byte `start` on; `read` counts bytes of the file.
-    pub(super) fn open(&self, start: u64, read: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
+    /// Opens the text from its byte `start` on.
+    pub(super) fn open(&self, start: u64, meter: &Arc<Meter>) -> Result<Box<dyn Read + Send>> {
         let mut file = File::open(&self.path).map_err(Error::io(&self.path, "open"))?;
         if self.compression == Compression::None {
             file.seek(SeekFrom::Start(start)).map_err(Error::io(&self.path, "seek"))?;
-            read.fetch_add(start, Ordering::Relaxed);
-            return Ok(Box::new(Counted { inner: file, read: read.clone() }));
+            meter.bytes.fetch_add(start, Ordering::Relaxed);
+            return Ok(Box::new(Counted { inner: file, meter: meter.clone() }));
         }
-        let counted = BufReader::with_capacity(1 << 18, Counted { inner: file, read: read.clone() });
+        let counted = BufReader::with_capacity(1 << 18, Counted { inner: file, meter: meter.clone() });
         let mut text: Box<dyn Read + Send> = match self.compression {
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
             Compression::Xz => Box::new(lzma_rust2::XzReader::new(counted, true)),
@@ -226,15 +226,25 @@ fn zstd_reader<R: io::BufRead>(inner: R) -> io::Result<zstd::Decoder<'static, R>
     Ok(decoder)
 }
 
+/// Bytes of the input files read so far, and whether reading shall stop.
+#[derive(Default)]
+pub(super) struct Meter {
+    pub(super) bytes: AtomicU64,
+    pub(super) stop: AtomicBool,
+}
+
 struct Counted<R> {
     inner: R,
-    read: Arc<AtomicU64>,
+    meter: Arc<Meter>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.meter.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("reading was stopped"));
+        }
         let n = self.inner.read(buffer)?;
-        self.read.fetch_add(n as u64, Ordering::Relaxed);
+        self.meter.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
 }

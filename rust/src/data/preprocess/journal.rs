@@ -32,6 +32,10 @@ impl Journal {
         with_suffix(&options.prefixes[0], ".journal.partial")
     }
 
+    fn aside(options: &Options) -> PathBuf {
+        with_suffix(&options.prefixes[0], ".journal.new.partial")
+    }
+
     /// The journal of an earlier run of this very job, if there is one.
     pub(super) fn load(options: &Options, job: &str) -> Result<Option<Self>> {
         let path = Self::path(options);
@@ -46,18 +50,20 @@ impl Journal {
     }
 
     pub(super) fn save(&self, options: &Options) -> Result<()> {
-        let path = Self::path(options);
-        files::write_atomically(&path, |out| {
+        let (path, aside) = (Self::path(options), Self::aside(options));
+        files::write_through(&aside, &path, |out| {
             serde_json::to_writer(out, self).map_err(|e| Error::io(&path, "write")(e.into()))
         })
     }
 
     pub(super) fn remove(options: &Options) -> Result<()> {
-        let path = Self::path(options);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove")(e)),
-            _ => Ok(()),
+        for path in [Self::path(options), Self::aside(options)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, "remove")(e)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 

@@ -133,7 +133,7 @@ pub fn run<'e>(
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     }
     let _lock = journal::Lock::take(&options.prefixes[0])?;
-    let mut output = pipeline::Output::open(options)?;
+    let mut output = pipeline::Output::open(options, interrupt)?;
     let made = pipeline::run(options, &mut output, worker, observe, interrupt).and_then(|()| output.check_not_empty());
     if let Err(error) = made {
         output.abandon(&error, options);
@@ -148,6 +148,11 @@ fn check(options: &Options) -> Result<()> {
     let Options { keys, prefixes, vocab_size, inputs, .. } = options;
     if keys.is_empty() || keys.len() != prefixes.len() {
         return wrong(format!("{} keys for {} outputs; one of each at least", keys.len(), prefixes.len()));
+    }
+    if let Some(twin) =
+        prefixes.iter().enumerate().find_map(|(i, prefix)| prefixes[..i].contains(prefix).then_some(prefix))
+    {
+        return wrong(format!("two keys are written to {}", twin.display()));
     }
     if let Some(input) = inputs.iter().find(|input| input.format != Format::JsonLines)
         && keys.len() > 1
@@ -169,8 +174,8 @@ fn check(options: &Options) -> Result<()> {
 }
 
 /// The writers of a prefix each, with the parts of a resumable run.
-fn open_writers(options: &Options, at: &[super::writer::Progress]) -> Result<Vec<DatasetWriter>> {
-    let open = |(prefix, at): (&PathBuf, _)| DatasetWriter::open(prefix, options.kind, journal::PARTS, at);
+fn open_writers(options: &Options, at: &[super::writer::Progress], interrupt: Interrupt) -> Result<Vec<DatasetWriter>> {
+    let open = |(prefix, at): (&PathBuf, _)| DatasetWriter::open(prefix, options.kind, journal::PARTS, at, interrupt);
     let start = at.iter().copied().chain(std::iter::repeat(Default::default()));
     options.prefixes.iter().zip(start).map(open).collect()
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chunks::{Chunk, Chunks, Position};
+use super::inputs::Meter;
 use super::journal::{self, Journal};
 use super::work::{self, Encoded, Tokens};
 use super::{Counts, Encode, KeyCounts, MAX_ERRORS, OnError, Options, Status, Summary, open_writers, place};
@@ -36,8 +37,10 @@ pub(super) fn run<'e>(
     observe: &mut dyn FnMut(&Status) -> Result<()>,
     interrupt: Interrupt,
 ) -> Result<()> {
-    let read = Arc::new(AtomicU64::new(options.inputs[..output.position.input].iter().map(|input| input.len).sum()));
-    let chunks = Chunks::new(&options.inputs, output.position, read.clone());
+    let meter = Arc::new(Meter::default());
+    let done_before = options.inputs[..output.position.input].iter().map(|input| input.len).sum();
+    meter.bytes.store(done_before, Ordering::Relaxed);
+    let chunks = Chunks::new(&options.inputs, output.position, meter.clone());
     let encoders = (0..options.workers).map(|_| worker()).collect::<Result<Vec<_>>>()?;
     let in_flight = 2 * options.workers + 2;
     let (permit, permits) = channel();
@@ -55,8 +58,10 @@ pub(super) fn run<'e>(
         }
         drop(done);
         // Leaving this closure drops `permit` and `results`, at which the threads end.
-        let collector = Collector { options, output, read: &read, permit, told: Instant::now() };
-        collector.collect(results, observe, interrupt)
+        let collector = Collector { options, output, meter: &meter, permit, told: Instant::now() };
+        let collected = collector.collect(results, observe, interrupt);
+        meter.stop.store(true, Ordering::Relaxed);
+        collected
     })
 }
 
@@ -94,7 +99,7 @@ fn encode_all(
 struct Collector<'a> {
     options: &'a Options,
     output: &'a mut Output,
-    read: &'a AtomicU64,
+    meter: &'a Meter,
     permit: Sender<()>,
     told: Instant,
 }
@@ -137,7 +142,7 @@ impl Collector<'_> {
             documents: counts.keys[0].documents,
             tokens: counts.keys[0].tokens,
             skipped: counts.skipped,
-            bytes_read: self.read.load(Ordering::Relaxed),
+            bytes_read: self.meter.bytes.load(Ordering::Relaxed),
             bytes_total: self.options.inputs.iter().map(|input| input.len).sum(),
         }
     }
@@ -156,23 +161,27 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Starts, or goes on from the journal of an earlier run.
-    pub(super) fn open(options: &Options) -> Result<Self> {
+    /// Goes on from the journal of an earlier run of this job, or starts afresh.
+    pub(super) fn open(options: &Options, interrupt: Interrupt) -> Result<Self> {
         let job = journal::job(options);
         let journal = if options.tokenizer.is_some() { Journal::load(options, &job)? } else { None };
-        let resumed = journal.is_some();
-        if !resumed {
-            Journal::remove(options)?;
+        if let Some(journal) = journal {
+            match Self::start(options, journal, true, interrupt) {
+                // Somebody removed or cut the part files.
+                Err(Error::CorruptDataset { .. }) => {}
+                started => return started,
+            }
         }
+        Journal::remove(options)?;
         let keys = vec![KeyCounts::default(); options.keys.len()];
-        let fresh = Journal {
-            job,
-            position: Position::default(),
-            outputs: Vec::new(),
-            counts: Counts { keys, ..Counts::default() },
-        };
-        let Journal { job, position, outputs, counts } = journal.unwrap_or(fresh);
-        let writers = open_writers(options, &outputs)?;
+        let counts = Counts { keys, ..Counts::default() };
+        let fresh = Journal { job, position: Position::default(), outputs: Vec::new(), counts };
+        Self::start(options, fresh, false, interrupt)
+    }
+
+    fn start(options: &Options, journal: Journal, resumed: bool, interrupt: Interrupt) -> Result<Self> {
+        let Journal { job, position, outputs, counts } = journal;
+        let writers = open_writers(options, &outputs, interrupt)?;
         Ok(Self { writers, position, counts, job, synced: Instant::now(), has_journal: resumed, resumed })
     }
 

@@ -50,7 +50,12 @@ pub(super) const LOGGING: &[Key] = &[
 
 #[rustfmt::skip] // a table: one key a line
 pub(super) const GENERATION: &[Key] = &[
-    e("text_gen_type", Choice(&["unconditional", "input-file", "interactive"], &["precompute"]), Null, "null: input-file with sample_input_file, else unconditional"),
+    e(
+        "text_gen_type",
+        Choice(&["unconditional", "input-file", "interactive"], &["precompute"]),
+        Null,
+        "null: input-file with sample_input_file, else unconditional",
+    ),
     e("sample_input_file", Text, Null, "one prompt a line"),
     e("sample_output_file", Text, T("samples.txt"), "JSON lines"),
     e("num_samples", I(1), Int(1), "of text_gen_type unconditional"),

@@ -7,7 +7,12 @@ use super::{Key, e, r, w};
 
 #[rustfmt::skip] // a table: one key a line
 pub(super) const BATCH: &[Key] = &[
-    e("train_batch_size", I(1), Null, "sequences of an optimizer step = micro batch x accumulation steps; what is missing of the three is derived"),
+    e(
+        "train_batch_size",
+        I(1),
+        Null,
+        "sequences of an optimizer step = micro batch x accumulation steps; what is missing of the three is derived",
+    ),
     e("train_micro_batch_size_per_gpu", I(1), Null, "sequences of one forward and backward pass"),
     e("gradient_accumulation_steps", I(1), Null, "micro-batches of a step; null: derived, else 1"),
     e("train_iters", I(1), Null, "optimizer steps; exactly one of it and train_epochs"),

@@ -1,0 +1,114 @@
+//! out = softmax(q·kᵀ·scale)·v, and the log-sum-exp of each row.
+
+use rayon::prelude::*;
+
+use super::super::cast::narrow;
+use super::super::isa::{Isa, Simd, dispatch, isa};
+use super::super::math::{exp_nonpositive, max, sum};
+use super::super::micro::{MR, NR};
+use super::super::parallel::{Columns, install};
+use super::super::scratch::with_scratch;
+use super::{Block, KEYS, Qkv, ROWS, by_keys, head, panels_len, panels_of, rows_of, scores};
+use crate::dtype::Element;
+
+/// out (B, T, A·d), lse (B, A, T).  One task a query head.
+pub fn forward<T: Element>(out: &mut [T], lse: &mut [f32], qkv: &[T], s: &Qkv) {
+    let (d, time, heads, isa) = (s.q.dim, s.time, s.q.count, isa());
+    let out = Columns::new(out, heads * d);
+    install(|| {
+        lse.par_chunks_mut(time).enumerate().for_each(|(ba, lse)| {
+            let (b, a) = (ba / heads, ba % heads);
+            one_head(isa, lse, qkv, s, b, a, |t, row: &[f32]| {
+                // SAFETY: no other task has head `a` of sequence `b`, and the piece ends with this call.
+                let place = unsafe { out.part(b * time + t, a * d..(a + 1) * d) };
+                narrow(place, row);
+            });
+        });
+    });
+}
+
+/// What a head keeps while its blocks of queries pass.
+struct Packed<'a> {
+    /// kᵀ: (T, d) in panels of tokens.
+    keys: &'a [f32],
+    /// v: (d, T) in panels of columns.
+    values: &'a [f32],
+}
+
+fn one_head<T: Element>(
+    isa: Isa,
+    lse: &mut [f32],
+    qkv: &[T],
+    s: &Qkv,
+    b: usize,
+    a: usize,
+    put: impl Fn(usize, &[f32]),
+) {
+    let (d, time, group) = (s.q.dim, s.time, s.group());
+    let part = |heads, a| head(qkv, s.row, heads, time, b, a);
+    let (q, k, v) = (part(s.q, a), part(s.k, a / group), part(s.v, a / group));
+    with_scratch(panels_len(time, d) + panels_len(d, time), |packed| {
+        let (keys, values) = packed.split_at_mut(panels_len(time, d));
+        dispatch!(isa, _s => {
+            panels_of(keys, k, 1.0);
+            panels_of(values, v.t(), 1.0);
+        });
+        let packed = Packed { keys, values };
+        with_scratch(ROWS * (d + KEYS + d.next_multiple_of(NR)), |scratch| {
+            let (query, rest) = scratch.split_at_mut(ROWS * d);
+            let (p, sums) = rest.split_at_mut(ROWS * KEYS);
+            for (i, lse) in lse.chunks_mut(ROWS).enumerate() {
+                let first = i * ROWS;
+                dispatch!(isa, simd => {
+                    rows_of(query, q, first, lse.len(), s.scale);
+                    rows(simd, sums, lse, query, p, &packed, first, d);
+                });
+                let width = d.next_multiple_of(NR);
+                sums.chunks_exact(width).take(lse.len()).enumerate().for_each(|(i, row)| put(first + i, &row[..d]));
+            }
+        });
+    });
+}
+
+/// sums (ROWS, d) = softmax(query·kᵀ)·v for the queries `first..first + lse.len()`.
+#[inline(always)]
+fn rows<S: Simd>(
+    s: S,
+    sums: &mut [f32],
+    lse: &mut [f32],
+    query: &[f32],
+    p: &mut [f32],
+    packed: &Packed,
+    first: usize,
+    d: usize,
+) {
+    let (n, width, depth) = (lse.len(), d.next_multiple_of(NR), packed.values.len() / d.next_multiple_of(NR));
+    let mut top = [f32::NEG_INFINITY; ROWS];
+    let mut total = [0.0f32; ROWS];
+    let mut shrink = [0.0f32; ROWS];
+    sums.fill(0.0);
+    for block in Block::all(first, n) {
+        scores(s, p, query, packed.keys, block, d);
+        for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(n.next_multiple_of(MR)) {
+            let seen = if i < n { block.seen(i) } else { 0 };
+            let (p, hidden) = p.split_at_mut(seen);
+            hidden.fill(0.0);
+            let highest = max(p).max(top[i]);
+            shrink[i] = if seen == 0 { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
+            top[i] = highest;
+            p.iter_mut().for_each(|p| *p = exp_nonpositive(s, *p - highest));
+            total[i] = s.fma(total[i], shrink[i], sum(p, |p| p));
+        }
+        by_keys(s, p, packed.values, block, depth, |i, column, tile| {
+            let sums = &mut sums[i * width + column..][..NR];
+            for j in 0..NR {
+                sums[j] = s.fma(sums[j], shrink[i], tile[j]);
+            }
+        });
+    }
+    for (i, (lse, sums)) in lse.iter_mut().zip(sums.chunks_exact_mut(width)).enumerate() {
+        let inverse = 1.0 / total[i];
+        sums.iter_mut().for_each(|sum| *sum *= inverse);
+        *lse = top[i] + total[i].ln();
+    }
+}

@@ -1,0 +1,42 @@
+//! f32 memory that a thread lends out and keeps for the next call.
+
+use std::cell::RefCell;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The smallest free buffer that holds `len`, else the largest, grown.
+fn take(len: usize) -> Vec<f32> {
+    FREE.with_borrow_mut(|free| {
+        let enough = (0..free.len()).filter(|i| free[*i].len() >= len).min_by_key(|i| free[*i].len());
+        let best = enough.or_else(|| (0..free.len()).max_by_key(|i| free[*i].len()));
+        match best.map(|i| free.swap_remove(i)) {
+            Some(buffer) if buffer.len() >= len => buffer,
+            // What is in the buffer need not survive: a fresh one costs no copy.
+            _ => vec![0.0; len],
+        }
+    })
+}
+
+/// Lends `len` numbers of any value.
+pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = take(len);
+    let result = work(&mut buffer[..len]);
+    FREE.with_borrow_mut(|free| free.push(buffer));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lends_the_smallest_that_fits_and_keeps_it() {
+        let place = |len| with_scratch(len, |s| s.as_ptr() as usize);
+        let (small, large) = with_scratch(10, |a| with_scratch(100, |b| (a.as_ptr() as usize, b.as_ptr() as usize)));
+        assert_ne!(small, large);
+        assert_eq!((place(10), place(11), place(100)), (small, large, large));
+        with_scratch(5, |s| assert_eq!(s.len(), 5));
+    }
+}

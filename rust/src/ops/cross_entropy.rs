@@ -1,0 +1,44 @@
+//! Cross-entropy of logits that exist; `linear_cross_entropy` does without them.
+
+pub use crate::cpu::cross_entropy::LossOptions;
+
+use crate::cpu::cross_entropy as cpu;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::tensor::{View, ViewMut};
+
+fn check<T: Element>(op: &'static str, logits: View<T>, targets: &[i32], o: &LossOptions) -> Result<usize> {
+    let v = logits.shape().last();
+    logits.expect(op, "logits", &[targets.len(), v])?;
+    super::expect_some(op, "logits", &[v])?;
+    super::expect_ids(op, "targets", targets, v, Some(o.ignore_index))?;
+    Ok(v)
+}
+
+/// losses (N) of logits (N, V) and targets (N); an ignored target has loss 0.
+///
+/// # Errors
+/// `Shape`; `UnsupportedInput` naming a target outside the vocabulary.
+pub fn forward<T: Element>(losses: &mut [f32], logits: View<T>, targets: &[i32], options: &LossOptions) -> Result<()> {
+    let v = check("cross_entropy", logits, targets, options)?;
+    super::expect_len("cross_entropy", "losses", targets.len(), losses.len())?;
+    cpu::forward(losses, logits.data(), targets, options, v);
+    Ok(())
+}
+
+/// dlogits (N, V); `grad_scale` is d(total)/d(loss of a token).
+///
+/// # Errors
+/// As `forward`.
+pub fn backward<T: Element>(
+    mut dlogits: ViewMut<T>,
+    logits: View<T>,
+    targets: &[i32],
+    grad_scale: f32,
+    options: &LossOptions,
+) -> Result<()> {
+    let v = check("cross_entropy.backward", logits, targets, options)?;
+    dlogits.expect("cross_entropy.backward", "dlogits", logits.shape().dims())?;
+    cpu::backward(dlogits.data(), logits.data(), targets, grad_scale, options, v);
+    Ok(())
+}
