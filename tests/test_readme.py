@@ -16,7 +16,9 @@ from llmjp_core import cli
 from llmjp_core.quickstart import DATA, steps
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -56,7 +58,9 @@ def test_the_readmes_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPat
         words = shlex.split(line, comments=True)
         if words[:1] == ["llmjp-core"] and "your" not in line and words[1] != "quickstart":
             environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
-            done = subprocess.run([sys.executable, "-m", "llmjp_core", *words[1:]], capture_output=True, env=environment)
+            done = subprocess.run(
+                [sys.executable, "-m", "llmjp_core", *words[1:]], capture_output=True, env=environment
+            )
             assert done.returncode == 0, (line, done.stderr.decode())
             ran += 1
     assert ran >= 2

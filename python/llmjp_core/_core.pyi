@@ -227,10 +227,8 @@ class Tokenizer:
     def __len__(self) -> int: ...
 
 # --- model
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
 from numpy.typing import NDArray
 
 class Model:
