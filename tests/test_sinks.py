@@ -128,7 +128,7 @@ def wandb_records(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         for item in record.run.config.update:
-            config[item.key] = json.loads(item.value_json)
+            config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         if record.HasField("history"):
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             steps.setdefault(int(row["_step"]), {}).update(row)
