@@ -1,10 +1,11 @@
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -227,9 +228,6 @@ class Tokenizer:
     def __len__(self) -> int: ...
 
 # --- model
-from collections.abc import Mapping
-
-from numpy.typing import NDArray
 
 class Model:
     @staticmethod
