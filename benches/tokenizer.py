@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llmjp_core as lc
 import sentencepiece as spm
+
+import llmjp_core as lc
 
 
 def read(path: Path, megabytes: float) -> list[str]:

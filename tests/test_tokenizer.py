@@ -11,12 +11,13 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
-import llmjp_core as lc
 import numpy as np
 import pytest
 import sentencepiece as spm
-from llmjp_core import errors
 from tokenizer_models import DATA, KINDS, NEKO, model_bytes, reference
+
+import llmjp_core as lc
+from llmjp_core import errors
 
 REAL = {
     "code10k_en20k_ja30k.ver2.1": "llm-jp/code10k_en20k_ja30k.ver2.1.model",

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import llmjp_core as lc
 import pytest
-from llmjp_core import errors
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizer_models import DATA, NEKO, model_bytes
+
+import llmjp_core as lc
+from llmjp_core import errors
 
 TEXTS = [
     *(DATA / "neko.txt").read_text(encoding="utf-8").split("\n"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import llmjp_core as lc
 import numpy as np
 import pytest
 import sentencepiece as spm
-from llmjp_core import errors
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizer_models import NEKO, model_bytes
+
+import llmjp_core as lc
+from llmjp_core import errors
 
 
 def proto(kind: str | None = None) -> Any:

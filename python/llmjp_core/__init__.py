@@ -8,4 +8,6 @@ from ._core import __version__ as __version__
 from .convert import convert as convert
 from .info import info as info
 from .model import Model as Model
+from .run import Run as Run
+from .run import train as train
 from .selftest import selftest as selftest

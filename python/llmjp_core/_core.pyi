@@ -1,10 +1,11 @@
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -227,11 +228,6 @@ class Tokenizer:
     def __len__(self) -> int: ...
 
 # --- model
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 class Model:
     @staticmethod
@@ -373,6 +369,25 @@ class ops:
     @staticmethod
     def add_forward(a: _Stored, b: _Stored, dtype: str = "float32") -> _Stored: ...
     @staticmethod
+    def cross_entropy_forward(
+        logits: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def cross_entropy_backward(
+        logits: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _Stored: ...
+    @staticmethod
     def linear_cross_entropy_forward(
         x: _Stored,
         w: _Stored,
@@ -424,3 +439,59 @@ class ops:
     @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
+
+# --- train
+
+class Trainer:
+    """The trainer of a run; `lc.train` is the loop around it."""
+
+    def __init__(self, config: str, resume_name: str) -> None: ...
+    def step(self) -> dict[str, Any]: ...
+    @property
+    def last_report(self) -> dict[str, Any] | None: ...
+    def evaluate(self, part_name: str) -> dict[str, Any]: ...
+    def save(self) -> str | None: ...
+    @property
+    def checkpoint(self) -> str | None: ...
+    def release(self) -> None: ...
+    def can_evaluate(self, part_name: str) -> bool: ...
+    @property
+    def should_evaluate(self) -> bool: ...
+    @property
+    def should_save(self) -> bool: ...
+    @property
+    def should_exit(self) -> bool: ...
+    @property
+    def is_done(self) -> bool: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def train_iters(self) -> int: ...
+    @property
+    def num_parameters(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def tensors(self) -> list[tuple[str, npt.NDArray[np.float32]]]: ...
+    def moments(self, second: bool) -> list[tuple[str, npt.NDArray[np.float32]]]: ...
+    def into_model(self) -> Model: ...
+
+class LossScaler:
+    """fp16 loss scaling as DeepSpeed does it."""
+
+    def __init__(
+        self,
+        loss_scale: float,
+        initial_scale_power: int,
+        loss_scale_window: int,
+        hysteresis: int,
+        min_loss_scale: float,
+        abort_at_min: bool,
+    ) -> None: ...
+    @property
+    def scale(self) -> float: ...
+    def update(self, overflow: bool) -> None: ...
+
+def learning_rates(config: dict[str, Any], steps: Sequence[int]) -> npt.NDArray[np.float64]: ...
+def checkpoint_verify(folder: _Path) -> str: ...

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -72,7 +72,7 @@ class Run:
         """The newest checkpoint, a folder that `transformers` opens too."""
         self.metrics: Path | None = None
         """`metrics.jsonl`."""
-        self.iteration = 0
+        self.iteration = self.train_iters = 0
         self.num_parameters = 0
         self._trainer: _core.Trainer | None = None
 
@@ -106,7 +106,7 @@ class Run:
         return {
             "status": self.status,
             "iteration": self.iteration,
-            "train_iters": self.config.get("train_iters") or self.iteration,
+            "train_iters": self.train_iters,
             "parameters": self.num_parameters,
             "loss": steps[-1]["loss"] if steps else None,
             "valid_loss": valid[-1]["valid_loss"] if valid else None,
@@ -183,7 +183,7 @@ class _Loop:
         self.done = self.trainer.iteration
         run._trainer, run.iteration, run.num_parameters = self.trainer, self.done, self.trainer.num_parameters
         self.total, self.folder = self.trainer.train_iters, metrics_folder(run.config)
-        run.config["train_iters"] = self.total
+        run.train_iters = self.total
         quiet, notebook = kind == "none", progress.in_notebook()
         # Where nobody watches, GPT-NeoX's line alone; in a notebook, the live view alone.
         bar: progress.Kind = kind if kind != "auto" or notebook or sys.stdout.isatty() else "none"
@@ -206,16 +206,23 @@ class _Loop:
                 finally:
                     self.sinks.close()
             finally:
-                # After an error (a full disk, say) the error itself is what must be seen.
-                with suppress(FileError if reason == "error" else ()):
-                    self.metrics.write({"event": "end", "iteration": self.done, "reason": reason, "time": time.time()})
-                self.metrics.close()
+                self._end(reason)
+            run.status = reason
+            if run.interrupted:
+                self.say(self._how_to_go_on())
         finally:
             self.trainer.release()
             self.view.close()
-        run.status = reason
-        if run.interrupted:
-            self.say(self._how_to_go_on())
+
+    def _end(self, reason: str) -> None:
+        try:
+            self.metrics.write({"event": "end", "iteration": self.done, "reason": reason, "time": time.time()})
+        except FileError:
+            # After an error (a full disk, say) the error itself is what must be seen.
+            if reason != "error":
+                raise
+        finally:
+            self.metrics.close()
 
     def _steps(self) -> str:
         """Until the end, a signal or `exit_interval`; then a checkpoint and the last evaluations."""

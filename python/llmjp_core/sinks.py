@@ -248,7 +248,7 @@ class Wandb(Scalars):
         self._run.log(dict(values), step=iteration)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 DEFAULT_WANDB_HOST = "https://api.wandb.ai"

@@ -10,17 +10,8 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 NAMES = (
-    "quickstart",
-    "train",
-    "config",
-    "plan",
-    "tokenizer",
-    "preprocess",
-    "convert",
-    "generate",
-    "info",
-    "selftest",
-)
+    "quickstart", "train", "config", "plan", "tokenizer", "preprocess", "convert", "generate", "info", "selftest",
+)  # fmt: skip
 """In the order of the help."""
 
 Subparsers = Any

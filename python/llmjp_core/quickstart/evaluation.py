@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import Any
 
 import numpy as np
@@ -32,9 +30,3 @@ def windows(length: int, window: int) -> list[NDArray[np.intp]]:
     batches = [whole[i : i + BATCH] for i in range(0, len(whole), BATCH)]
     rest = places[len(whole) * window :]
     return [*batches, rest[None]] if rest.size else batches
-
-
-def peak_memory() -> int:
-    """The most memory this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -87,7 +86,9 @@ def run(
         f"{corpus.works[1]} other works, {len(corpus.held_out):,} tokens, held out"
     )
     trained = learn(out, corpus, overrides or {})
-    say(f"model      {trained.model.num_parameters:,} parameters, {trained.history[-1]['iteration']} steps")
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    say(f"trained    {trained.num_parameters:,} parameters, {trained.iteration} steps")
     model = export(trained.model, tokenizer, out / "hf")
     say(f"exported   {out / 'hf'}, read back: the same logits bit for bit")
     result = measure(out, model, tokenizer, corpus, trained)
@@ -153,20 +154,18 @@ def measure(out: Path, model: Model, tokenizer: Tokenizer, corpus: Corpus, train
     unigram = baselines.Unigram(corpus.train, vocab_size).log_likelihood(corpus.held_out)
     bigram = baselines.KneserNeyBigram(corpus.train, vocab_size).log_likelihood(corpus.held_out)
     text = model.generate(tokenizer, PROMPT, **SAMPLE)
-    memory = evaluation.peak_memory()
     counted = {"unigram": -float(unigram.mean()), "Kneser-Ney bigram": -float(bigram.mean())}
-    timed = [report for report in trained.history if report.get("tokens_per_sec")]
-    seconds = sum(report["seconds"] for report in timed)
+    figures = trained.summary()
     return Result(
         parameters=model.num_parameters,
-        steps=trained.history[-1]["iteration"],
+        steps=trained.iteration,
         perplexity=math.exp(loss),
         unigram_perplexity=baselines.perplexity(unigram),
         bigram_perplexity=baselines.perplexity(bigram),
         bits_per_character=loss * (len(corpus.held_out) - 1) / math.log(2) / corpus.held_out_characters,
-        tokens_per_sec=sum(report["tokens"] for report in timed) / seconds if seconds else 0.0,
-        train_seconds=seconds,
-        peak_memory=memory,
+        tokens_per_sec=figures["tokens_per_sec"] or 0.0,
+        train_seconds=figures["training_seconds"],
+        peak_memory=figures["peak_memory_bytes"],
         prompt=PROMPT,
         continuation=text.removeprefix(PROMPT),
         plot=draw(trained, counted, out / "loss_curve.png"),

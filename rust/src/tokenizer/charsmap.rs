@@ -39,7 +39,7 @@ impl Charsmap {
     pub(super) fn new(blob: &[u8]) -> Result<Self> {
         let (head, rest) = blob.split_first_chunk::<4>().ok_or_else(|| broken("it has no header"))?;
         let size = u32::from_le_bytes(*head) as usize;
-        if size < 1024 || size % 1024 != 0 || size >= rest.len() {
+        if size < 1024 || !size.is_multiple_of(1024) || size >= rest.len() {
             return Err(broken(&format!("an array of {size} bytes in a blob of {}", blob.len())));
         }
         let (array, replacements) = rest.split_at(size);

@@ -72,10 +72,10 @@ impl Normalizer {
 
     /// What the input begins with, normalised, and how many bytes of it that takes.
     fn prefix<'a>(&'a self, input: &'a [u8]) -> (&'a str, usize) {
-        if let Some(length) = self.symbols.longest(input) {
-            if let Ok(symbol) = std::str::from_utf8(&input[..length]) {
-                return (symbol, length);
-            }
+        if let Some(length) = self.symbols.longest(input)
+            && let Ok(symbol) = std::str::from_utf8(&input[..length])
+        {
+            return (symbol, length);
         }
         if let Some(rule) = self.charsmap.as_ref().and_then(|map| map.longest_rule(input)) {
             return rule;
