@@ -173,7 +173,7 @@ except lc.errors.FileError as error:
 
 
 def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
-    script = """
+    script = r"""
 import re, sys
 import llmjp_core as lc
 tok = lc.Tokenizer.from_file(sys.argv[1])
