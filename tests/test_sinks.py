@@ -96,6 +96,17 @@ def test_tensorboard_reads_what_happened(tmp_path: Path) -> None:
     assert "train/loss_scale" not in tags
 
 
+def test_gradient_norms_of_each_parameter(tmp_path: Path) -> None:
+    config = tiny_run.make(tmp_path, tensorboard_dir=str(tmp_path / "board"), log_grad_norm=True, train_iters=3)
+    run = tiny_run.trained(config)
+    tags = scalars(tmp_path / "board")
+    norms = {tag.removeprefix("gradient_norms/"): values for tag, values in tags.items() if "gradient_norms/" in tag}
+    assert set(norms) == set(run.model.tensors())
+    for step in (1, 2, 3):
+        whole = np.sqrt(sum(values[step] ** 2 for values in norms.values()))
+        assert whole == pytest.approx(run.history["grad_norm"][step - 1], rel=1e-5)
+
+
 def wandb_records(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """The configuration and the history of an offline run, parsed by the package itself."""
     from wandb.proto import wandb_internal_pb2

@@ -83,12 +83,12 @@ def test_threads_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_epochs(tmp_path: Path) -> None:
-    tiny_run.write_text(tmp_path / "text", skip=1100)
+    tiny_run.write_text(tmp_path / "text", skip=180)
     config = tiny_run.make(tmp_path, train_epochs=1, save=None, checkpoint_factor=None)
     del config["train_iters"]
     run = tiny_run.trained(config)
     samples = lc.data.samples(config["data_path"], seq_length=tiny_run.TIME, split=config["split"]).train
-    assert run.iteration == run.config["train_iters"] == len(samples) // 4 > 2
+    assert run.iteration == run.train_iters == len(samples) // 4 > 2
     assert run.history[-1]["iteration"] == run.iteration
 
 
@@ -107,9 +107,10 @@ def test_a_diverging_run_names_what_broke(tmp_path: Path) -> None:
     with pytest.raises(lc.errors.NonFiniteError, match=r"step 4: .*3 steps in a row"):
         tiny_run.trained(config)
     entries = history.read(tmp_path / "run/metrics.jsonl")
-    assert [e["skipped"] for e in entries if e["event"] == "train"] == [False, True, True]
+    steps = [e for e in entries if e["event"] == "train"]
+    assert [e["skipped"] for e in steps] == [False, True, True]
+    assert steps[-1]["loss"] is None and "gradient of `" in steps[-1]["note"]
     assert entries[-1]["reason"] == "error"
-    assert entries[-2]["loss"] is None and "gradient of `" in entries[-2]["note"]
 
 
 def test_token_ids_outside_the_vocabulary_are_named(tmp_path: Path) -> None:

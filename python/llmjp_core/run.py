@@ -72,7 +72,7 @@ class Run:
         """The newest checkpoint, a folder that `transformers` opens too."""
         self.metrics: Path | None = None
         """`metrics.jsonl`."""
-        self.iteration = 0
+        self.iteration = self.train_iters = 0
         self.num_parameters = 0
         self._trainer: _core.Trainer | None = None
 
@@ -106,7 +106,7 @@ class Run:
         return {
             "status": self.status,
             "iteration": self.iteration,
-            "train_iters": self.config.get("train_iters") or self.iteration,
+            "train_iters": self.train_iters,
             "parameters": self.num_parameters,
             "loss": steps[-1]["loss"] if steps else None,
             "valid_loss": valid[-1]["valid_loss"] if valid else None,
@@ -183,7 +183,7 @@ class _Loop:
         self.done = self.trainer.iteration
         run._trainer, run.iteration, run.num_parameters = self.trainer, self.done, self.trainer.num_parameters
         self.total, self.folder = self.trainer.train_iters, metrics_folder(run.config)
-        run.config["train_iters"] = self.total
+        run.train_iters = self.total
         quiet, notebook = kind == "none", progress.in_notebook()
         # Where nobody watches, GPT-NeoX's line alone; in a notebook, the live view alone.
         bar: progress.Kind = kind if kind != "auto" or notebook or sys.stdout.isatty() else "none"
@@ -265,6 +265,8 @@ class _Loop:
         self.run.history.append(entry)
         if report["skipped"]:
             self.say(f"step {self.done} skipped: {report['note']}")
+        if self.run.config.get("log_grad_norm"):
+            report["gradient_norms"] = dict(self.trainer.gradient_norms())
         self.sinks.step(report)
         self.view.update(report)
 
