@@ -181,6 +181,8 @@ def test_what_does_not_fit() -> None:
         call(ops.attention_forward, qkv, at.q, three, three, 0.25)
     with pytest.raises(errors.UnsupportedInputError, match="heads do not fit"):
         call(ops.attention_forward, qkv, at.q, at.k, (at.v[0] + 4, 16, 2, 16), 0.25)
+    with pytest.raises(errors.UnsupportedInputError, match="heads do not fit"):  # the first key lies in the last query
+        call(ops.attention_forward, qkv, at.q, (at.k[0] - 4, 16, 2, 16), at.v, 0.25)
     with pytest.raises(errors.UnsupportedInputError, match="`heads` has an extent of 0"):
         call(ops.attention_forward, qkv, at.q, (0, 16, 0, 16), (0, 16, 0, 16), 0.25)
     with pytest.raises(errors.UnsupportedInputError, match="`dout`"):

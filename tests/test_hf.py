@@ -16,6 +16,7 @@ import torch
 import transformers
 from decoder_twin import LLAMA, NEOX, Twin, as_good, cross_entropy, random_tensors
 from safetensors.numpy import load_file, save_file
+from tokenizer_models import model_bytes
 
 import llmjp_core as lc
 from llmjp_core import errors
@@ -219,6 +220,23 @@ def test_token_ids_travel(tmp_path: Path) -> None:
     auto = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     assert (auto.config.bos_token_id, auto.config.eos_token_id, auto.config.pad_token_id) == (1, [2, 7], 3)
     assert auto.generation_config.eos_token_id == [2, 7]
+
+
+def test_a_tokenizer_travels_with_the_model(tmp_path: Path) -> None:
+    tokenizer = lc.Tokenizer.from_bytes(model_bytes("unigram_nfkc"))
+    spec = LLAMA | {"vocab_size": tokenizer.vocab_size + 12}
+    model = lc.Model.from_spec(spec, tensors=random_tensors(spec))
+    model.save(tmp_path / "out", tokenizer=tokenizer)
+    auto = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (auto.config.bos_token_id, auto.config.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    text = "吾輩は猫である。"
+    ids = spoken(text, add_special_tokens=False).input_ids
+    assert ids == tokenizer.encode(text)
+    out = auto.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=9, pad_token_id=0)[0].tolist()
+    back = lc.Model.load(tmp_path / "out")
+    assert back.generate(tokenizer, ids, max_new_tokens=9) == out
+    assert back.generate(tokenizer, text, max_new_tokens=9).startswith(text)
 
 
 # -- both generations of rotary keys --------------------------------------------------------------

@@ -303,6 +303,48 @@ def test_initialisation_by_seed() -> None:
     assert len({value.tobytes() for value in matrices}) == len(matrices)
 
 
+def yaml(**changes: Any) -> dict[str, Any]:
+    """A run of the GPT-NeoX family; only what a model needs."""
+    keys = {
+        "num_layers": 2,
+        "hidden_size": 60,
+        "num_attention_heads": 3,
+        "seq_length": 32,
+        "max_position_embeddings": 32,
+        "pos_emb": "rotary",
+        "rotary_pct": 0.4,
+        "no_weight_tying": True,
+        "norm": "layernorm",
+        "gpt_j_residual": True,
+        "bias_gelu_fusion": True,
+        "init_method": "small_init",
+        "output_layer_init_method": "wang_init",
+        "vocab_size": 60,
+        "make_vocab_size_divisible_by": 64,
+        "train_micro_batch_size_per_gpu": 1,
+        "train_iters": 1,
+        "optimizer": {"type": "Adam", "params": {"lr": 1e-3}},
+    }
+    return keys | changes
+
+
+def test_from_config_is_the_run_s_model() -> None:
+    model = lc.Model.from_config(yaml(), seed=5)
+    want = {"hidden_size": 60, "ffn_hidden_size": 240, "activation": "gelu_new", "parallel_residual": True}
+    assert want.items() <= model.config.items()
+    assert model.config["position"] == {"rotary": {"ndims": 8, "base": 10000.0}}
+    tensors = model.tensors()
+    small, wang = (2 / (5 * 60)) ** 0.5, 2 / (2 * 60**0.5)
+    assert tensors["gpt_neox.layers.0.mlp.dense_h_to_4h.weight"].std() == pytest.approx(small, rel=0.03)
+    assert tensors["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"].std() == pytest.approx(wang, rel=0.03)
+    same = lc.Model.from_config(yaml(), overrides={"seed": 5})
+    assert all(np.array_equal(value, same.tensors()[name]) for name, value in tensors.items())
+    other = lc.Model.from_config(yaml())
+    assert not np.array_equal(tensors["embed_out.weight"], other.tensors()["embed_out.weight"])
+    with pytest.raises(errors.ConfigError, match="hiden_size"):
+        lc.Model.from_config(yaml(hiden_size=3))
+
+
 def test_xavier_uses_the_fused_matrix() -> None:
     init = {"method": "xavier_uniform", "output_method": "xavier_normal"}
     spec = LLAMA | {"hidden_size": 120, "head_dim": 40, "num_kv_heads": 1, "ffn_hidden_size": 200}
@@ -312,6 +354,38 @@ def test_xavier_uses_the_fused_matrix() -> None:
         value = tensors[f"model.layers.0.self_attn.{name}_proj.weight"]
         assert np.abs(value).max() <= bound and np.abs(value).max() > 0.99 * bound
     assert tensors["model.layers.0.mlp.down_proj.weight"].std() == pytest.approx((2 / 320) ** 0.5, rel=0.05)
+
+
+# -- Ctrl-C ---------------------------------------------------------------------------------------
+
+INTERRUPT = """
+import os, signal, threading, time
+import numpy as np
+import llmjp_core as lc
+spec = {spec!r}
+model = lc.Model.from_spec(spec)
+ids = np.zeros((8, 512), dtype=np.int32)
+whole = time.monotonic()
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    while True:
+        model.gradients(ids, ids)
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - whole - 0.5)
+print(model.logits([[1, 2]]).shape)
+"""
+
+
+def test_ctrl_c_ends_long_work() -> None:
+    spec = LLAMA | {"num_layers": 8, "hidden_size": 256, "head_dim": 64, "num_attention_heads": 4, "num_kv_heads": 4}
+    spec |= {"ffn_hidden_size": 1024, "vocab_size": 8192, "max_position_embeddings": 512} | rotary(64)
+    code = INTERRUPT.format(spec=spec)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    words = done.stdout.split()
+    assert words[0] == "interrupted", done.stderr
+    # One call takes seconds; on a busy machine the answer is still far quicker than that.
+    assert float(words[1]) < 1.0
+    assert words[2:] == ["(1,", "2,", "8192)"]
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,21 +109,37 @@ def test_gradient_norms_of_each_parameter(tmp_path: Path) -> None:
         assert whole == pytest.approx(run.history["grad_norm"][step - 1], rel=1e-5)
 
 
+def log_records(data: bytes) -> Iterator[bytes]:
+    """The records of a `.wandb` file: LevelDB's log format (blocks of 32 KiB) after a header of 7 bytes."""
+    assert data[:4] == b":W&B"
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        if kind == 0:
+            break
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
 def wandb_records(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """The configuration and the history of an offline run, parsed by the package itself."""
+    """The configuration and the history of an offline run, read with the package's own messages."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     config: dict[str, Any] = {}
     steps: dict[int, dict[str, Any]] = {}
-    while (data := store.scan_data()) is not None:
+    for data in log_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         for item in record.run.config.update:
-            config[item.key] = json.loads(item.value_json)
+            config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         if record.HasField("history"):
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             steps.setdefault(int(row["_step"]), {}).update(row)

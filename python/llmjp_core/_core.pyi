@@ -1,10 +1,11 @@
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -227,11 +228,6 @@ class Tokenizer:
     def __len__(self) -> int: ...
 
 # --- model
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 class Model:
     @staticmethod
@@ -372,6 +368,25 @@ class ops:
     def gated_mlp_backward(dh: _Stored, gate_up: _Stored, kind: str, dtype: str = "float32") -> _Stored: ...
     @staticmethod
     def add_forward(a: _Stored, b: _Stored, dtype: str = "float32") -> _Stored: ...
+    @staticmethod
+    def cross_entropy_forward(
+        logits: _Stored,
+        targets: _Ids,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _F32: ...
+    @staticmethod
+    def cross_entropy_backward(
+        logits: _Stored,
+        targets: _Ids,
+        grad_scale: float,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        dtype: str = "float32",
+    ) -> _Stored: ...
     @staticmethod
     def linear_cross_entropy_forward(
         x: _Stored,

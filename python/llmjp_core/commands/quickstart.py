@@ -15,8 +15,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "quickstart",
         help="train a small Japanese model in a few minutes, measure it, plot it, export it",
-        description="Trains a small Japanese model from 149 works of Aozora Bunko that come with the package, and shows "
-        "what it learned. Broken off, the same command goes on; finished, it only measures again.",
+        description="Trains a small Japanese model from 149 works of Aozora Bunko that come with the package, and "
+        "shows what it learned. Broken off, the same command goes on; finished, it only measures again.",
     )
     parser.add_argument("--out", default="runs/quickstart", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--restart", action="store_true", help="forget the checkpoints of an earlier run")
@@ -52,6 +52,7 @@ def next_steps(out: str) -> str:
     return f"""
 Next:
   llmjp-core generate {out}/hf --prompt 吾輩は猫である。 --temperature 0.8
-  llmjp-core preprocess --input your.jsonl --vocab-file {out}/tokenizer.model --append-eod --output-prefix {out}/data/your
+  llmjp-core preprocess --input your.jsonl --vocab-file {out}/tokenizer.model --append-eod \\
+      --output-prefix {out}/data/your
   llmjp-core train {out}/quickstart.yml {out}/paths.yml      (with your data and sizes in the two files)
 """

@@ -224,7 +224,9 @@ fn by_keys<S: Simd>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
+    use super::super::testing::{
+        assert_close, check_gradient, dot, each_dtype, place, random, same_on_all_threads, sample,
+    };
     use super::*;
 
     /// Head a of sequence b, (T, d), out of rows.
@@ -240,29 +242,43 @@ mod tests {
         }
     }
 
-    /// 4 query heads on 2 key/value heads, 2 sequences of a length that no block divides.
-    fn follows_the_reference<T: Element>() {
-        let (d, batch, time) = (5, 2, ROWS + 3);
-        let heads = |offset, count| Heads { offset, stride: d, count, dim: d };
-        let (q, k, v) = (heads(0, 4), heads(4 * d, 2), heads(6 * d, 2));
-        let s = Qkv { q, k, v, row: 8 * d, batch, time, scale: 0.5 };
-        let (places, width) = (heads(0, 4), 4 * d);
+    /// Query heads in groups of `group` on 2 key/value heads; `interleaved` is NeoX's q|k|v for each head.
+    fn case(d: usize, time: usize, batch: usize, group: usize, interleaved: bool) -> Qkv {
+        let heads = |offset, count, stride| Heads { offset, stride, count, dim: d };
+        let (n, all) = (2 * group, (2 * group + 4) * d);
+        let (q, k, v, row) = if interleaved {
+            (heads(0, 2, 3 * d), heads(d, 2, 3 * d), heads(2 * d, 2, 3 * d), 6 * d)
+        } else {
+            (heads(0, n, d), heads(n * d, 2, d), heads((n + 2) * d, 2, d), all + 3)
+        };
+        Qkv { q, k, v, row, batch, time, scale: 1.0 / (d as f32).sqrt() }
+    }
+
+    fn run<T: Element>(s: &Qkv, qkv: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
+        let (mut out, mut lse) = (place::<T>(dout.len()), place::<f32>(s.batch * s.q.count * s.time));
+        forward(&mut out, &mut lse, qkv, s);
+        let mut dqkv = vec![T::default(); qkv.len()];
+        backward(&mut dqkv, dout, &out, &lse, qkv, s);
+        (out, dqkv)
+    }
+
+    fn check<T: Element>(s: Qkv) {
+        let (d, batch, time, scale, n) = (s.q.dim, s.batch, s.time, f64::from(s.scale), s.q.count);
+        let (places, width) = (Heads { offset: 0, stride: d, count: n, dim: d }, n * d);
         let ((qkv, exact_qkv), (dout, exact_dout)) =
             (sample::<T>(1, batch * time * s.row), sample::<T>(2, batch * time * width));
-        let (mut out, mut lse) = (place::<T>(batch * time * width), place::<f32>(batch * 4 * time));
-        forward(&mut out, &mut lse, &qkv, &s);
-        let mut dqkv = place::<T>(qkv.len());
-        backward(&mut dqkv, &dout, &out, &lse, &qkv, &s);
+        let (out, dqkv) = run(&s, &qkv, &dout);
         let (mut exact, mut exact_d) = (vec![0.0; out.len()], vec![0.0; qkv.len()]);
-        for (b, a) in (0..batch).flat_map(|b| (0..4).map(move |a| (b, a))) {
+        for (b, a) in (0..batch).flat_map(|b| (0..n).map(move |a| (b, a))) {
             let part = |heads, a| head(&exact_qkv, &s, s.row, heads, b, a);
-            let (hq, hk, hv) = (part(q, a), part(k, a / 2), part(v, a / 2));
-            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, 0.5), &s, width, places, b, a);
+            let h = a / s.group();
+            let (hq, hk, hv) = (part(s.q, a), part(s.k, h), part(s.v, h));
+            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale), &s, width, places, b, a);
             let dout = head(&exact_dout, &s, width, places, b, a);
-            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, 0.5);
-            put_back(&mut exact_d, &dq, &s, s.row, q, b, a);
-            put_back(&mut exact_d, &dk, &s, s.row, k, b, a / 2);
-            put_back(&mut exact_d, &dv, &s, s.row, v, b, a / 2);
+            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, scale);
+            put_back(&mut exact_d, &dq, &s, s.row, s.q, b, a);
+            put_back(&mut exact_d, &dk, &s, s.row, s.k, b, h);
+            put_back(&mut exact_d, &dv, &s, s.row, s.v, b, h);
         }
         assert_close("out", &out, &exact, 16.0);
         // The backward pass reads `out` as stored: its rounding to T comes in through the row sums.
@@ -274,9 +290,52 @@ mod tests {
         assert_close("dqkv", &dqkv, &exact_d, 32.0 + stored);
     }
 
+    fn follows_the_reference<T: Element>() {
+        let cases = [(5, ROWS + 3, 2, 2, false), (16, 1, 1, 1, true), (80, 5, 1, 1, true), (96, 16, 1, 4, false)];
+        cases.into_iter().for_each(|(d, time, batch, group, layout)| check::<T>(case(d, time, batch, group, layout)));
+    }
+
     #[test]
     fn fast_equals_reference() {
         each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn more_keys_than_a_block() {
+        for isa in crate::cpu::isa::all() {
+            crate::cpu::isa::with(isa, || {
+                check::<f32>(case(64, KEYS + ROWS + 1, 1, 2, false));
+                check::<f32>(case(128, KEYS + 1, 1, 1, true));
+            });
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let s = case(16, 2 * ROWS + 1, 2, 3, false);
+        let (qkv, dout) = (sample::<f32>(1, 2 * s.time * s.row).0, sample::<f32>(2, 2 * s.time * 6 * 16).0);
+        same_on_all_threads("attention", || {
+            let (mut out, dqkv) = run(&s, &qkv, &dout);
+            out.extend(dqkv);
+            out
+        });
+    }
+
+    #[test]
+    fn scores_far_apart() {
+        // Without subtracting the maximum exp would overflow; with it, one key takes all.
+        let s = Qkv { scale: 1.0, ..case(16, 9, 1, 1, true) };
+        let qkv: Vec<f32> = sample::<f32>(1, 9 * s.row).0.iter().map(|x| x * 100.0).collect();
+        let (out, dqkv) = run(&s, &qkv, &vec![1.0; 9 * 32]);
+        assert!(out.iter().chain(&dqkv).all(|x| x.is_finite()));
+    }
+
+    #[test]
+    #[should_panic(expected = "share elements")]
+    fn overlapping_heads_are_refused() {
+        let s = case(4, 2, 1, 1, true);
+        let s = Qkv { k: Heads { offset: 3, ..s.k }, ..s };
+        backward(&mut vec![0.0f32; 2 * s.row], &[0.0; 16], &[0.0; 16], &[0.0; 4], &vec![0.0; 2 * s.row], &s);
     }
 
     #[test]

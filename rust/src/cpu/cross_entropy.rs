@@ -67,15 +67,16 @@ impl Default for LossOptions {
 fn loss<S: Simd>(s: S, l: &[f32], target: usize, o: &LossOptions) -> f32 {
     let top = max(l);
     let total = sum(l, |l| exp_nonpositive(s, l - top));
-    assemble(l, target, o, top + total.ln())
+    assemble(l, target, o, top, total.ln())
 }
 
+/// The loss from the largest logit and the rest, ln Σ exp(l − top): where logits are large, their sum lse has no
+/// digits left for a small loss.
 #[inline(always)]
-fn assemble(l: &[f32], target: usize, o: &LossOptions, lse: f32) -> f32 {
-    let smooth = o.label_smoothing;
-    // Differences from lse: the loss is small where lse and l_y are large and close.
-    let mean_gap = if smooth > 0.0 { sum(l, |l| lse - l) / l.len() as f32 } else { 0.0 };
-    (1.0 - smooth) * (lse - l[target]) + smooth * mean_gap + o.z_loss * lse * lse
+fn assemble(l: &[f32], target: usize, o: &LossOptions, top: f32, rest: f32) -> f32 {
+    let (smooth, lse) = (o.label_smoothing, top + rest);
+    let mean_gap = if smooth > 0.0 { sum(l, |l| top - l) / l.len() as f32 } else { 0.0 };
+    rest + (1.0 - smooth) * (top - l[target]) + smooth * mean_gap + o.z_loss * lse * lse
 }
 
 /// The loss of one row, which becomes its gradient times `scale`.
@@ -84,18 +85,22 @@ fn loss_and_gradient<S: Simd>(s: S, l: &mut [f32], target: usize, o: &LossOption
     let v = l.len() as f32;
     let top = max(l);
     let total = sum(l, |l| exp_nonpositive(s, l - top));
-    let lse = top + total.ln();
-    let loss = assemble(l, target, o, lse);
+    let rest = total.ln();
+    let (loss, lse) = (assemble(l, target, o, top, rest), top + rest);
+    let hit = exp_nonpositive(s, l[target] - top) / total;
     let factor = scale * (1.0 + 2.0 * o.z_loss * lse) / total;
     let shift = scale * o.label_smoothing / v;
     for l in l.iter_mut() {
         *l = s.fma(exp_nonpositive(s, *l - top), factor, -shift);
     }
-    l[target] -= scale * (1.0 - o.label_smoothing);
+    // Next to p = 1, what smoothing and z-loss add must not be rounded away.
+    let smooth = o.label_smoothing - o.label_smoothing / v;
+    l[target] = scale * ((hit - 1.0) + (smooth + 2.0 * o.z_loss * lse * hit));
     loss
 }
 
 /// One row of f32 logits: its loss; with `scale`, it becomes its gradient times `scale`.
+#[inline(always)]
 pub(super) fn row<S: Simd>(s: S, l: &mut [f32], target: i32, o: &LossOptions, scale: Option<f32>) -> f32 {
     if target == o.ignore_index {
         if scale.is_some() {
@@ -145,4 +150,56 @@ pub fn backward<T: Element>(
             });
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, check_gradient, each_dtype, place, random, sample};
+    use super::*;
+
+    const OPTIONS: LossOptions = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-2 };
+
+    fn follows_the_reference<T: Element>() {
+        let (n, v, scale) = (9, 33, 0.25);
+        let (logits, exact_logits) = sample::<T>(1, n * v);
+        let targets: Vec<i32> = (0..n as i32).map(|i| if i == 4 { -1 } else { i * 3 }).collect();
+        let (mut losses, mut d) = (place::<f32>(n), place::<T>(n * v));
+        forward(&mut losses, &logits, &targets, &OPTIONS, v);
+        backward(&mut d, &logits, &targets, scale, &OPTIONS, v);
+        let rows = || exact_logits.chunks(v).zip(&targets);
+        let exact: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &OPTIONS)).collect();
+        assert_close("losses", &losses, &exact, 8.0);
+        let exact = rows().flat_map(|(l, t)| reference::backward(l, *t, &OPTIONS));
+        assert_close("dlogits", &d, &exact.map(|g| g * f64::from(scale)).collect::<Vec<_>>(), 8.0);
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn a_small_loss_of_large_logits_keeps_its_digits() {
+        let l = [9990.0f32, 10_000.0, 9990.5];
+        let exact = reference::forward(&l.map(f64::from), 1, &LossOptions::default());
+        let mut losses = place::<f32>(1);
+        forward(&mut losses, &l, &[1], &LossOptions::default(), 3);
+        assert!((f64::from(losses[0]) - exact).abs() < 1e-7, "{losses:?} {exact}");
+    }
+
+    #[test]
+    fn reference_gradients() {
+        let l = random(1, 9);
+        let dl = reference::backward(&l, 4, &OPTIONS);
+        check_gradient("dl", |l| reference::forward(l, 4, &OPTIONS), &l, &dl);
+        assert_eq!(reference::backward(&l, -1, &OPTIONS), vec![0.0; 9]);
+    }
+
+    #[test]
+    fn nan_is_not_hidden() {
+        let (mut losses, mut d) = ([0.0], [0.0f32; 3]);
+        forward(&mut losses, &[1.0f32, f32::NAN, 2.0], &[0], &LossOptions::default(), 3);
+        backward(&mut d, &[1.0f32, f32::NAN, 2.0], &[0], 1.0, &LossOptions::default(), 3);
+        assert!(losses[0].is_nan() && d.iter().all(|d| d.is_nan()));
+    }
 }

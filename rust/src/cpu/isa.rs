@@ -7,6 +7,10 @@
 //! let isa = isa::isa();                               // on the calling thread, before the work is shared out
 //! dispatch!(isa, s => rows(s, y, x, w, eps))          // `s` says what the copy of `rows` may use
 //! ```
+//!
+//! What a body calls must be inlined into it, or it is compiled for the baseline, where `fma` calls libm and is 50
+//! times slower. So a body calls `#[inline(always)]` functions alone, and lends no closure to a function that is not:
+//! scratch is taken and work is shared out around `dispatch!`, never inside.
 
 use std::sync::LazyLock;
 

@@ -163,3 +163,106 @@ pub fn add_row<T: Element>(sum: &mut [f32], row: &[T]) {
         *sum += x.to_f32();
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::neg_cmp_op_on_partial_ord, reason = "NaN must stay in the filtered ranges")]
+mod tests {
+    use super::super::isa::{all, dispatch};
+    use super::*;
+
+    /// Every 1009th f32 of all 2³², the special values among them.
+    fn whole_range() -> Vec<f32> {
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 88.72, 88.73, -87.33, -87.34, 0.5, -1.0];
+        (0..u32::MAX).step_by(1009).map(f32::from_bits).chain(special).collect()
+    }
+
+    /// The largest of `error(x, f(x))`, over x where the exact result is normal.
+    fn worst(
+        f: impl Fn(&mut [f32], &[f32]),
+        x: &[f32],
+        exact: impl Fn(f64) -> f64,
+        error: impl Fn(f64, f64) -> f64,
+    ) -> f64 {
+        let mut y = vec![0.0; x.len()];
+        f(&mut y, x);
+        let mut worst = 0.0f64;
+        for (x, y) in x.iter().zip(y) {
+            let exact = exact(f64::from(*x));
+            if exact.is_nan() || x.is_nan() {
+                assert!(y.is_nan(), "f({x}) = {y}");
+            } else if exact > f64::from(f32::MAX) {
+                assert!(y == f32::INFINITY || y == f32::MAX, "f({x}) = {y}");
+            } else if exact < 1.1755e-38 {
+                assert!((0.0..1.2e-38).contains(&y), "f({x}) = {y}");
+            } else {
+                worst = worst.max(error(f64::from(y), exact));
+            }
+        }
+        worst
+    }
+
+    fn relative(y: f64, exact: f64) -> f64 {
+        (y - exact).abs() / exact
+    }
+
+    /// In units of the last place of the exact result.
+    fn ulp(y: f64, exact: f64) -> f64 {
+        (y - exact).abs() / (f64::from(exact as f32).log2().floor() - 23.0).exp2()
+    }
+
+    #[inline(always)]
+    fn map(y: &mut [f32], x: &[f32], f: impl Fn(f32) -> f32) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x));
+    }
+
+    #[test]
+    fn exp_over_the_whole_range() {
+        for isa in all() {
+            let bound = if isa.name() == "baseline" { 2.0 } else { 1.0 };
+            let error = worst(|y, x| dispatch!(isa, s => map(y, x, |x| exp(s, x))), &whole_range(), f64::exp, ulp);
+            assert!(error > 0.4 && error < bound, "{}: {error} ulp", isa.name());
+            let below: Vec<f32> = whole_range().into_iter().filter(|x| !(*x > 0.0)).collect();
+            let error = worst(|y, x| dispatch!(isa, s => map(y, x, |x| exp_nonpositive(s, x))), &below, f64::exp, ulp);
+            assert!(error > 0.4 && error < bound, "{}: {error} ulp", isa.name());
+        }
+    }
+
+    #[test]
+    fn sigmoid_over_the_whole_range() {
+        for isa in all() {
+            let exact = |x: f64| 1.0 / (1.0 + (-x).exp());
+            // Where e^−x overflows, the result is 0.
+            let x: Vec<f32> = whole_range().into_iter().filter(|x| !(*x < -87.0)).collect();
+            let error = worst(|y, x| dispatch!(isa, s => map(y, x, |x| sigmoid(s, x))), &x, exact, ulp);
+            assert!(error > 0.4 && error < 3.0, "{}: {error} ulp", isa.name());
+            assert_eq!(dispatch!(isa, s => sigmoid(s, -200.0)), 0.0);
+        }
+    }
+
+    #[test]
+    fn normal_over_the_whole_range() {
+        for isa in all() {
+            let exact = |x: f64| 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
+            let cdf = |y: &mut [f32], x: &[f32]| dispatch!(isa, s => map(y, x, |x| normal(s, x).0));
+            let x: Vec<f32> = whole_range().into_iter().filter(|x| !(*x < -13.0)).collect();
+            assert!(worst(cdf, &x, exact, |y, exact| (y - exact).abs()) < 1.2e-7, "{}", isa.name());
+            let near: Vec<f32> = x.into_iter().filter(|x| *x >= -4.0).collect();
+            let error = worst(cdf, &near, exact, relative);
+            assert!(error > 5e-8 && error < 4e-7, "{}: {error}", isa.name());
+        }
+    }
+
+    #[test]
+    fn sums_take_all_elements() {
+        for n in [0, 1, 5, 16, 31, 32, 33, 129] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32 - 7.0).collect();
+            let square: f32 = x.iter().map(|x| x * x).sum();
+            for isa in all() {
+                assert_eq!(dispatch!(isa, _s => sum(&x, |x| x)), x.iter().sum::<f32>());
+                assert_eq!(dispatch!(isa, s => dot(s, &x, &x)), square);
+                assert_eq!(dispatch!(isa, _s => sums3(&x, &x, &x, |a, b, c| (a, b * c))), (x.iter().sum(), square));
+                assert_eq!(dispatch!(isa, _s => max(&x)), if n == 0 { f32::NEG_INFINITY } else { n as f32 - 8.0 });
+            }
+        }
+    }
+}

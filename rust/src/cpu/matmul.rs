@@ -206,7 +206,7 @@ fn band<A: Element, B: Element>(isa: Isa, c: Target, a: Mat<A>, b: Mat<B>, start
             data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
                 let a = a.rows_from(i * rows, data.len().div_ceil(stride));
                 let c = Target { data, stride, first, cols };
-                dispatch!(isa, s => multiply(s, c, a, packed, &depth, start));
+                multiply(isa, c, a, packed, &depth, start);
             });
         }
     });
@@ -246,10 +246,8 @@ fn group<A: Element, B: Element>(isa: Isa, part: &mut [f32], a: Mat<A>, b: Mat<B
             let packed = &mut packed[..b.cols.next_multiple_of(NR) * depth.len()];
             let start = if block == 0 { start } else { Start::Old };
             let c = Target { data: part, stride: GROUP, first: 0, cols: b.cols };
-            dispatch!(isa, s => {
-                pack_b(s, packed, b, &depth);
-                multiply(s, c, a, packed, &depth, start);
-            });
+            dispatch!(isa, s => pack_b(s, packed, b, &depth));
+            multiply(isa, c, a, packed, &depth, start);
         }
     });
 }
@@ -294,17 +292,29 @@ fn widen<T: Element>(out: &mut [f32], m: Mat<T>, depth: &Range<usize>) {
 }
 
 /// c = start + the columns `depth` of a · the packed block of B.
-#[inline(always)]
-fn multiply<S: Simd, A: Element>(s: S, mut c: Target, a: Mat<A>, b: &[f32], depth: &Range<usize>, start: Start) {
+fn multiply<A: Element>(isa: Isa, mut c: Target, a: Mat<A>, b: &[f32], depth: &Range<usize>, start: Start) {
     with_scratch(a.rows.next_multiple_of(MR) * depth.len(), |packed| {
-        if S::FMA {
-            pack_panels::<A, MR>(packed, a, depth);
-            tiles(s, &mut c, packed, b, a.rows, depth.len(), start);
-        } else {
-            widen(packed, a, depth);
-            by_crate(&mut c, packed, b, a.rows, depth.len(), start);
-        }
+        dispatch!(isa, s => pack_and_multiply(s, &mut c, packed, a, b, depth, start));
     });
+}
+
+#[inline(always)]
+fn pack_and_multiply<S: Simd, A: Element>(
+    s: S,
+    c: &mut Target,
+    packed: &mut [f32],
+    a: Mat<A>,
+    b: &[f32],
+    depth: &Range<usize>,
+    start: Start,
+) {
+    if S::FMA {
+        pack_panels::<A, MR>(packed, a, depth);
+        tiles(s, c, packed, b, a.rows, depth.len(), start);
+    } else {
+        widen(packed, a, depth);
+        by_crate(c, packed, b, a.rows, depth.len(), start);
+    }
 }
 
 /// All tiles of the target: a panel of B stays in the L1 cache while the panels of A pass.
@@ -367,5 +377,100 @@ fn by_crate(c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth: usize, sta
             c.stride as isize,
             1,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, each_dtype, place, random, same_on_all_threads, sample};
+    use super::*;
+    use crate::dtype::bf16;
+
+    fn transposed(x: &[f64], cols: usize) -> Vec<f64> {
+        (0..x.len()).map(|i| x[i % (x.len() / cols) * cols + i / (x.len() / cols)]).collect()
+    }
+
+    /// All four layouts of the operands, with bias; then C += with narrow and with f32 operands.
+    fn check<T: Element>(m: usize, k: usize, n: usize) {
+        let ((a, exact_a), (b, exact_b), (bias, exact_bias)) =
+            (sample::<T>(1, m * k), sample::<T>(2, k * n), sample::<T>(3, n));
+        for layout in 0..4 {
+            let (a, exact_a) = match layout & 1 {
+                0 => (Mat::new(&a, m, k), exact_a.clone()),
+                _ => (Mat::new(&a, k, m).t(), transposed(&exact_a, m)),
+            };
+            let (b, exact_b) = match layout & 2 {
+                0 => (Mat::new(&b, k, n), exact_b.clone()),
+                _ => (Mat::new(&b, n, k).t(), transposed(&exact_b, k)),
+            };
+            let what = format!("{m}x{k}x{n} layout {layout}");
+            let exact = reference::matmul(&exact_a, &exact_b, m, k, n);
+            let mut c = place::<T>(m * n);
+            matmul(&mut c, a, b, None);
+            assert_close(&what, &c, &exact, 16.0);
+            let biased: Vec<f64> = exact.iter().zip(exact_bias.iter().cycle()).map(|(x, b)| x + b).collect();
+            matmul(&mut c, a, b, Some(&bias));
+            assert_close(&what, &c, &biased, 16.0);
+            let mut sums: Vec<f32> = random(4, m * n).iter().map(|x| *x as f32).collect();
+            let total: Vec<f64> = exact.iter().zip(&sums).map(|(x, c)| x + f64::from(*c)).collect();
+            matmul_add(&mut sums, a, b);
+            assert_close(&what, &sums, &total, 16.0);
+        }
+    }
+
+    fn small<T: Element>() {
+        for (m, k, n) in [(1, 1, 1), (5, 16, 129), (16, 129, 5), (3, 300, 70), (129, 5, 16), (31, 17, 33)] {
+            check::<T>(m, k, n);
+        }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(small);
+    }
+
+    /// More than one block of the inner index, more than one band of columns.
+    fn blocked<T: Element>() {
+        check::<T>(26, DEPTH + 3, COLUMNS + 5);
+    }
+
+    #[test]
+    fn blocks_and_bands() {
+        each_dtype!(blocked);
+    }
+
+    #[test]
+    fn nothing_to_add() {
+        let mut c = [1.0f32; 6];
+        matmul_add(&mut c, Mat::new(&[0.0f32; 0], 2, 0), Mat::new(&[0.0f32; 0], 0, 3));
+        assert_eq!(c, [1.0; 6]);
+        matmul(&mut c, Mat::new(&[0.0f32; 0], 2, 0), Mat::new(&[0.0f32; 0], 0, 3), Some(&[1.0, 2.0, 3.0]));
+        assert_eq!(c, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn mixed_types() {
+        let ((a, exact_a), (b, exact_b)) = (sample::<f32>(1, 30 * 40), sample::<bf16>(2, 40 * 50));
+        let mut c = place::<bf16>(30 * 50);
+        matmul(&mut c, Mat::new(&a, 30, 40), Mat::new(&b, 40, 50), None);
+        assert_close("f32·bf16", &c, &reference::matmul(&exact_a, &exact_b, 30, 40, 50), 16.0);
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let ((a, _), (b, _)) = (sample::<f32>(1, 129 * 300), sample::<f32>(2, 300 * 130));
+        for m in [2, 17, 129] {
+            same_on_all_threads("matmul", || {
+                let mut c = place::<f32>(m * 130);
+                matmul(&mut c, Mat::new(&a[..m * 300], m, 300), Mat::new(&b, 300, 130), None);
+                c
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "inner extents")]
+    fn wrong_extents_are_refused() {
+        matmul(&mut [0.0f32; 4], Mat::new(&[0.0f32; 4], 2, 2), Mat::new(&[0.0f32; 6], 3, 2), None);
     }
 }

@@ -6,6 +6,8 @@ pub mod add;
 pub mod attention;
 pub mod cast;
 pub mod cross_entropy;
+#[cfg(test)]
+mod determinism;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod grad_norm;

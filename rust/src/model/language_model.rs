@@ -215,11 +215,6 @@ impl LanguageModel {
         pairs.iter().map(one).collect()
     }
 
-    /// The gradients of [`Self::gradients`], tensor by tensor.
-    pub fn split<'g>(&self, arena: &'g [f32]) -> Vec<(&Param, &'g [f32])> {
-        self.decoder.params().iter().map(|param| (param, &arena[param.range()])).collect()
-    }
-
     /// Writes a folder that `transformers` opens.
     ///
     /// # Errors

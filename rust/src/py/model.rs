@@ -6,7 +6,7 @@ use numpy::{
     IntoPyArray, PyArray3, PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PySlice};
 
 use super::error::{PyError, Result};
 use super::signals::detached;
@@ -231,9 +231,12 @@ impl PyModel {
         let (loss, arena) = detached(py, |interrupt| {
             self.inner.gradients(&ids, &targets, shape, recompute_layers, &options, interrupt)
         })?;
-        let all = PyDict::new(py);
-        for (param, values) in self.inner.split(&arena) {
-            all.set_item(&param.name, array(py, param, values.to_vec())?)?;
+        // Every tensor is a view of one array: the gradients exist once.
+        let (all, arena) = (PyDict::new(py), arena.into_pyarray(py));
+        for param in self.inner.decoder().params() {
+            let range = param.range();
+            let part = arena.get_item(PySlice::new(py, range.start as isize, range.end as isize, 1))?;
+            all.set_item(&param.name, part.call_method1("reshape", (param.shape.clone(),))?)?;
         }
         Ok((loss, all))
     }

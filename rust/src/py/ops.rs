@@ -182,6 +182,48 @@ fn add_forward<'py>(py: Python<'py>, a: &Any<'py>, b: &Any<'py>, dtype: &str) ->
 }
 
 #[pyfunction]
+#[pyo3(signature = (logits, targets, ignore_index = -100, label_smoothing = 0.0, z_loss = 0.0, dtype = "float32"))]
+fn cross_entropy_forward<'py>(
+    py: Python<'py>,
+    logits: &Any<'py>,
+    targets: Ids<'py>,
+    ignore_index: i32,
+    label_smoothing: f32,
+    z_loss: f32,
+    dtype: &str,
+) -> PyResult<Any<'py>> {
+    let (options, targets) = (LossOptions { ignore_index, label_smoothing, z_loss }, ids(&targets));
+    typed!(dtype, T => {
+        let logits = Array::<T>::read("logits", logits)?;
+        let mut losses = Array::<f32>::result(&[targets.len()]);
+        run(py, || ops::cross_entropy::forward(&mut losses.data, logits.view()?, &targets, &options))?;
+        losses.numpy(py)
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (logits, targets, grad_scale, ignore_index = -100, label_smoothing = 0.0, z_loss = 0.0,
+                    dtype = "float32"))]
+fn cross_entropy_backward<'py>(
+    py: Python<'py>,
+    logits: &Any<'py>,
+    targets: Ids<'py>,
+    grad_scale: f32,
+    ignore_index: i32,
+    label_smoothing: f32,
+    z_loss: f32,
+    dtype: &str,
+) -> PyResult<Any<'py>> {
+    let (options, targets) = (LossOptions { ignore_index, label_smoothing, z_loss }, ids(&targets));
+    typed!(dtype, T => {
+        let logits = Array::<T>::read("logits", logits)?;
+        let mut d = Array::<T>::result(&logits.dims);
+        run(py, || ops::cross_entropy::backward(d.view_mut()?, logits.view()?, &targets, grad_scale, &options))?;
+        d.numpy(py)
+    })
+}
+
+#[pyfunction]
 #[pyo3(signature = (x, w, targets, ignore_index = -100, label_smoothing = 0.0, z_loss = 0.0, dtype = "float32"))]
 fn linear_cross_entropy_forward<'py>(
     py: Python<'py>,
@@ -318,6 +360,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(layer_norm_forward, layer_norm_forward_add, layer_norm_backward);
     add!(rotary, attention_forward, attention_backward, attention_decode);
     add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward, add_forward);
+    add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
     add!(adamw_step, grad_norm_sum_of_squares, grad_norm_first_non_finite, cast_from_f32);
     add!(set_num_threads, num_threads, isa, selftest);

@@ -239,6 +239,7 @@ impl PyTrainer {
     }
 
     /// The model in f32. The trainer is over: its memory is free, its `save` folder released.
+    #[expect(clippy::wrong_self_convention, reason = "Python cannot give `self` away")]
     fn into_model(&self, py: Python<'_>) -> PyResult<PyModel> {
         let inner = detached(py, |_| {
             let trainer = lock(&self.inner).take().ok_or_else(over)?;

@@ -75,3 +75,6 @@ pub fn resolved(paths: &[PathBuf], overrides: &[(String, Value)]) -> Result<Valu
 pub fn from_mapping(name: &str, value: &Value, overrides: &[(String, Value)]) -> Result<Loaded> {
     load_sources(&[Source::Mapping { name: name.into(), value: value.clone() }], overrides)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,9 @@ use super::types::{Value, default};
 use super::yaml::Place;
 use crate::error::{Error, Result};
 
+/// The place of values that no file holds.
+const DERIVED: &str = "derived";
+
 /// Typed values by (dotted) key, with the place each was written at.
 #[derive(Debug, std::default::Default)]
 pub(crate) struct Values {
@@ -35,6 +38,7 @@ impl Values {
     /// `a.yml:3:5: "warmup"`, for the start of a message; the default has no place.
     pub(crate) fn at(&self, name: &str) -> String {
         match self.set.get(name) {
+            Some((_, place)) if &*place.source == DERIVED => format!("{name:?} (derived)"),
             Some((_, place)) => format!("{place}: {name:?}"),
             None => format!("{name:?} (default)"),
         }
@@ -42,7 +46,7 @@ impl Values {
 
     /// Writes a value that follows from others, so that the resolved dump shows it.
     pub(crate) fn derive(&mut self, name: &'static str, value: Value) {
-        let place = self.set.get(name).map_or_else(|| Place::whole("derived"), |(_, place)| place.clone());
+        let place = self.set.get(name).map_or_else(|| Place::whole(DERIVED), |(_, place)| place.clone());
         self.set.insert(name, (value, place));
     }
 

@@ -33,7 +33,7 @@ pub(super) const KEYS: &[Key] = &[
     w("user_script", Text, Null, "of GPT-NeoX's launcher"),
     w("config_files", Dict, Null, "GPT-NeoX's copy of the files"),
     r("deepspeed", B, Bool(true), "GPT-NeoX refuses false itself; leave it out"),
-    r("deepspeed_extra_args", Dict, Null, "DeepSpeed is not used; write what it holds as top-level keys"),
+    w("deepspeed_extra_args", Dict, Null, "DeepSpeed is not used; only keys without effect may stand in it"),
     w("autotuning", Dict, Null, "DeepSpeed's"),
     w("autotuning_run", Text, Null, "DeepSpeed's"),
     w("elasticity", Dict, Null, "DeepSpeed's"),

@@ -28,6 +28,7 @@ pub(crate) fn run_config(values: &mut Values) -> Result<RunConfig> {
     let precision = precision::precision(values)?;
     let stage = precision::zero_stage(values)?;
     let optimizer = optimizer::optimizer(values)?;
+    optimizer::no_dropout(values)?;
     let (schedule, fractions) = optimizer::schedule(values, optimizer.lr, length.train_iters)?;
     let seq_length = values.usize("seq_length")?;
     let run = RunConfig {

@@ -36,6 +36,17 @@ pub(super) fn optimizer(values: &mut Values) -> Result<OptimizerConfig> {
     })
 }
 
+/// Both dropouts are 0 in every published recipe, and the kernels have none.
+pub(super) fn no_dropout(values: &Values) -> Result<()> {
+    for name in ["attention_dropout", "hidden_dropout"] {
+        let share = values.float(name)?;
+        if share != 0.0 {
+            return Err(Error::Config(format!("{} {share} must be 0: dropout is not supported", values.at(name))));
+        }
+    }
+    Ok(())
+}
+
 fn betas(values: &Values) -> Result<(f64, f64)> {
     match values.floats("optimizer.params.betas")?.as_deref() {
         Some([first, second]) if *first < 1.0 && *second < 1.0 => Ok((*first, *second)),
@@ -179,13 +190,16 @@ fn check_lengths(values: &mut Values, schedule: &ScheduleConfig, train_iters: Op
             schedule.warmup_iters
         )));
     }
+    if let Some(iters) = train_iters.filter(|iters| *iters > decay && schedule.style != DecayStyle::Constant) {
+        let given = values.given("lr_decay_iters");
+        let at = values.at(if given { "lr_decay_iters" } else { "lr_decay_fraction" });
+        values.warn(format!(
+            "{at} gives {decay} steps of decay, fewer than train_iters {iters}: then the learning rate stays at its end"
+        ));
+    }
     if decay > 0 {
         values.derive("lr_decay_iters", Value::Int(decay as i64));
         values.forget("lr_decay_fraction");
-    }
-    if let Some(iters) = train_iters.filter(|iters| *iters > decay && schedule.style != DecayStyle::Constant) {
-        let at = values.at("lr_decay_iters");
-        values.warn(format!("{at} {decay} is less than train_iters {iters}: the learning rate stays at its end value"));
     }
     Ok(())
 }
