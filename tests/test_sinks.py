@@ -98,6 +98,17 @@ def test_tensorboard_reads_what_happened(tmp_path: Path) -> None:
     assert "train/loss_scale" not in tags
 
 
+def test_gradient_norms_of_each_parameter(tmp_path: Path) -> None:
+    config = tiny_run.make(tmp_path, tensorboard_dir=str(tmp_path / "board"), log_grad_norm=True, train_iters=3)
+    run = tiny_run.trained(config)
+    tags = scalars(tmp_path / "board")
+    norms = {tag.removeprefix("gradient_norms/"): values for tag, values in tags.items() if "gradient_norms/" in tag}
+    assert set(norms) == set(run.model.tensors())
+    for step in (1, 2, 3):
+        whole = np.sqrt(sum(values[step] ** 2 for values in norms.values()))
+        assert whole == pytest.approx(run.history["grad_norm"][step - 1], rel=1e-5)
+
+
 def log_records(data: bytes) -> Iterator[bytes]:
     """The records of a `.wandb` file: LevelDB's log format (blocks of 32 KiB) after a header of 7 bytes."""
     assert data[:4] == b":W&B"

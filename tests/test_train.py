@@ -160,7 +160,7 @@ def test_a_signal_ends_a_long_step_soon(tmp_path: Path) -> None:
     """The step in progress is dropped, not waited for."""
     big = {"num_layers": 6, "hidden_size": 384, "num_attention_heads": 6, "seq_length": 256}
     config = tiny_run.make(
-        tmp_path, **big, max_position_embeddings=256, train_micro_batch_size_per_gpu=4, gradient_accumulation_steps=8,
+        tmp_path, **big, max_position_embeddings=256, train_micro_batch_size_per_gpu=4, gradient_accumulation_steps=2,
         train_iters=100, save=None, checkpoint_factor=None, log_dir=str(tmp_path / "run"),
     )  # fmt: skip
     process = tiny_run.command("train", tiny_run.write(tmp_path, config), "--quiet")

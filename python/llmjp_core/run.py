@@ -265,6 +265,8 @@ class _Loop:
         self.run.history.append(entry)
         if report["skipped"]:
             self.say(f"step {self.done} skipped: {report['note']}")
+        if self.run.config.get("log_grad_norm"):
+            report["gradient_norms"] = dict(self.trainer.gradient_norms())
         self.sinks.step(report)
         self.view.update(report)
 

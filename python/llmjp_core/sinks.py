@@ -170,6 +170,7 @@ class Scalars:
         }
         if report["loss_scale"] is not None:
             values["train/loss_scale"] = report["loss_scale"]
+        values.update({f"gradient_norms/{name}": norm for name, norm in report.get("gradient_norms", {}).items()})
         self.log(report["iteration"], values)
 
     def interval(self, summary: Summary) -> None:

@@ -150,6 +150,11 @@ impl PyTrainer {
         last.map(|last| report(py, &last)).transpose()
     }
 
+    /// Of each parameter in the newest step, by name.
+    fn gradient_norms(&self, py: Python<'_>) -> Result<Vec<(String, f64)>> {
+        self.ask(py, |trainer| trainer.gradient_norms().into_iter().map(|(name, norm)| (name.into(), norm)).collect())
+    }
+
     fn evaluate<'py>(&self, py: Python<'py>, part_name: &str) -> PyResult<Bound<'py, PyDict>> {
         let part = part(part_name).map_err(PyError::from)?;
         let done = self.long(py, |trainer, interrupt| trainer.evaluate(part, interrupt))?;

@@ -42,6 +42,7 @@ impl Trainer {
         let mut trainer = Self {
             weights: vec![0.0; decoder.num_params()],
             grads: vec![0.0; decoder.num_params()],
+            grad_scale: 1.0,
             optimizer: Optimizer::new(run.optimizer, decoder.params()),
             compute: Compute::new(&decoder, run.precision, shape)?,
             batch: Batch::new(batch_shape(&run)),

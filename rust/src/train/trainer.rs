@@ -39,6 +39,8 @@ pub struct Trainer {
     pub(super) decoder: Decoder,
     pub(super) weights: Vec<f32>,
     pub(super) grads: Vec<f32>,
+    /// The loss scale that `grads` carries.
+    pub(super) grad_scale: f64,
     pub(super) optimizer: Optimizer,
     pub(super) compute: Compute,
     pub(super) batch: Batch,
@@ -116,6 +118,12 @@ impl Trainer {
         self.weights.len() * (16 + rounded) + self.compute.activation_bytes()
     }
 
+    /// The L2 norm of each parameter's gradient in the newest step, unscaled and before clipping.
+    pub fn gradient_norms(&self) -> Vec<(&str, f64)> {
+        let norm = |grads: &[f32]| grad_norm::sum_of_squares(grads).sqrt() / self.grad_scale;
+        self.decoder.params().iter().map(|p| (p.name.as_str(), norm(&self.grads[p.range()]))).collect()
+    }
+
     pub fn is_done(&self) -> bool {
         self.progress.iteration >= self.train_iters
     }
@@ -178,6 +186,7 @@ impl Trainer {
         let scale = self.scaler.map_or(1.0, |s| s.scale());
         let options = loss_options(self.run.z_loss);
         self.grads.fill(0.0);
+        self.grad_scale = scale;
         let mut loss = 0.0;
         let weights = self.batch.target_weights(self.run.loss_reduction);
         for (tokens, weight) in self.batch.micro_batches().zip(weights).filter(|(_, weight)| *weight > 0.0) {
