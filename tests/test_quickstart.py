@@ -150,7 +150,8 @@ def test_transformers_has_the_same_ids(folder: Path, shown: str) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder / "hf")
-    ours = lc.Tokenizer.from_file(folder / "hf/tokenizer.model")
+    # Hugging Face sums scores in f64, SentencePiece in f32: they part at a rare near tie.
+    ours = lc.Tokenizer.from_file(folder / "hf/tokenizer.model", compat="hf")
     paragraphs = [p for work in works("held_out") for p in work["text"].split("\n") if p]
     assert len(paragraphs) > 1000
     assert [theirs.encode(p, add_special_tokens=False) for p in paragraphs] == ours.encode_batch(paragraphs)

@@ -65,7 +65,7 @@ def test_losses_are_those_of_torch(tmp_path: Path, base: dict[str, Any], accumul
     tokens = save_tokens(tmp_path, config)
     theirs = reference(tmp_path, config, tokens)
     ours = run.history["loss"]
-    assert ours[-10:].mean() < 0.85 * ours[0], "it learns"
+    assert ours[-10:].mean() < 0.9 * ours[0], "it learns"
     np.testing.assert_allclose(ours, theirs["losses"], rtol=1e-4)
     np.testing.assert_allclose(run.history["grad_norm"], theirs["norms"], rtol=5e-3)
     # And the comparison sees a wrong optimizer: decay on norms and biases too.

@@ -44,7 +44,9 @@ class Watch:
     def __init__(self, progress: bool | Callable[[Progress], None]) -> None:
         self._start = time.monotonic()
         self._line = 0
-        visible = sys.stderr.isatty() or "ipykernel" in sys.modules
+        # Jupyter shows stderr as an error, on red.
+        self._stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+        visible = self._stream is sys.stdout or sys.stderr.isatty()
         if callable(progress):
             self._tell: Callable[[Progress], None] | None = progress
         else:
@@ -60,9 +62,9 @@ class Watch:
 
     def close(self) -> None:
         if self._line:
-            print(file=sys.stderr)
+            print(file=self._stream)
 
     def _show(self, progress: Progress) -> None:
         text = str(progress)
-        print("\r" + text.ljust(self._line), end="", file=sys.stderr, flush=True)
+        print("\r" + text.ljust(self._line), end="", file=self._stream, flush=True)
         self._line = len(text)

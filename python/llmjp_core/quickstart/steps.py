@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DATA = Path(str(files(__package__) / "data"))
 PROMPT = "ある日の暮方の事である。"
-SAMPLE = {"max_new_tokens": 80, "temperature": 0.8, "top_p": 0.95, "seed": 1}
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def measure(out: Path, model: Model, tokenizer: Tokenizer, corpus: Corpus, train
     loss = evaluation.mean_loss(model, corpus.held_out, window=trained.config["seq_length"])
     unigram = baselines.Unigram(corpus.train, vocab_size).log_likelihood(corpus.held_out)
     bigram = baselines.KneserNeyBigram(corpus.train, vocab_size).log_likelihood(corpus.held_out)
-    text = model.generate(tokenizer, PROMPT, **SAMPLE)
+    text = model.generate(tokenizer, PROMPT, max_new_tokens=80, temperature=0.8, top_p=0.95, seed=1)
     counted = {"unigram": -float(unigram.mean()), "Kneser-Ney bigram": -float(bigram.mean())}
     figures = trained.summary()
     return Result(

@@ -55,8 +55,8 @@ pub fn sigmoid<S: Simd>(s: S, x: f32) -> f32 {
     1.0 / (1.0 + exp(s, -x))
 }
 
-/// (Φ(x), e^(−x²/2)) of the standard normal distribution; Φ has a relative error below 4e-7 down to x = −4 and an
-/// absolute error below 1.2e-7 everywhere.
+/// (Φ(x), e^(−x²/2)) of the standard normal distribution; Φ has a relative error below 6e-7 down to x = −4 and an
+/// absolute error below 3e-7 everywhere.
 ///
 /// 1 − Φ(a) = e^(−a²/2)·P(t), t = 1 / (1 + 0.3·a), for a = |x|; P fitted on 0..9.
 #[inline(always)]
@@ -245,10 +245,11 @@ mod tests {
             let exact = |x: f64| 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
             let cdf = |y: &mut [f32], x: &[f32]| dispatch!(isa, s => map(y, x, |x| normal(s, x).0));
             let x: Vec<f32> = whole_range().into_iter().filter(|x| !(*x < -13.0)).collect();
-            assert!(worst(cdf, &x, exact, |y, exact| (y - exact).abs()) < 1.2e-7, "{}", isa.name());
+            let error = worst(cdf, &x, exact, |y, exact| (y - exact).abs());
+            assert!(error > 4e-8 && error < 3e-7, "{}: {error}", isa.name());
             let near: Vec<f32> = x.into_iter().filter(|x| *x >= -4.0).collect();
             let error = worst(cdf, &near, exact, relative);
-            assert!(error > 5e-8 && error < 4e-7, "{}: {error}", isa.name());
+            assert!(error > 5e-8 && error < 6e-7, "{}: {error}", isa.name());
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn surprise(text: &str) -> Option<&'static str> {
 
 /// The number in a text such as `1e-5` or `6E4`, which YAML 1.1 takes for a text.
 pub(crate) fn numeric_text(text: &str) -> Option<f64> {
-    let text = text.trim();
+    let text = text.trim_ascii();
     let digit_first = unsigned(text).trim_start_matches('.').starts_with(|c: char| c.is_ascii_digit());
     text.parse().ok().filter(|value: &f64| digit_first && value.is_finite())
 }

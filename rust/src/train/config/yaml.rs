@@ -280,9 +280,9 @@ impl Builder<'_> {
         let start = location.span().byte_offset().unwrap_or(0) as usize;
         let before = self.text.get(..start).unwrap_or_default().trim_end_matches([' ', '\t']);
         let Some(lines) = before.strip_suffix('\n') else { return false };
-        let header = lines.trim_end().rsplit('\n').next().unwrap_or_default();
-        let header = header.split(" #").next().unwrap_or_default().trim_end();
-        header.rsplit(char::is_whitespace).next().is_some_and(|last| last.starts_with(['|', '>']))
+        let header = lines.trim_ascii_end().rsplit('\n').next().unwrap_or_default();
+        let header = header.split(" #").next().unwrap_or_default().trim_ascii_end();
+        header.rsplit([' ', '\t']).next().is_some_and(|last| last.starts_with(['|', '>']))
     }
 
     /// The scalar's source text, quotes included.
@@ -290,7 +290,7 @@ impl Builder<'_> {
         let span = location.span();
         let (Some(start), Some(len)) = (span.byte_offset(), span.byte_len()) else { return "" };
         let end = start.saturating_add(len);
-        self.text.get(start as usize..end as usize).unwrap_or_default().trim()
+        self.text.get(start as usize..end as usize).unwrap_or_default().trim_ascii()
     }
 }
 
