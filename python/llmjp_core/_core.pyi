@@ -95,6 +95,7 @@ def data_tokenize(
     tokenizer: str | None,
     sync_seconds: float,
     observe: Callable[[int, int, int, int, int], None] | None,
+    parquet: Callable[[Path, list[str]], Any] | None,
 ) -> dict[str, Any]: ...
 
 # --- tokenizer

@@ -147,8 +147,8 @@ def tokenize(
 
     `inputs` are files, folders (all below them) or globs, in this order: JSON Lines (`.jsonl`, `.json`,
     `.ndjson`) with the text under `key`, or `.txt` (`txt`: a document a file, or a line), each also with
-    `.gz`, `.zst`, `.xz`. `format` overrides what the names say. With `keys` each key becomes a dataset of
-    its own, `{out_prefix}_{key}_document`.
+    `.gz`, `.zst`, `.xz`; `.parquet` with the text in the column `key` (needs `pyarrow`). `format` overrides
+    what the names say. With `keys` each key becomes a dataset of its own, `{out_prefix}_{key}_document`.
 
     `tok` is an `lc.Tokenizer`, one of `transformers`, `tokenizers` or `sentencepiece`, or anything with
     `encode(text) -> ids` and `vocab_size`. `eod` (default: the tokenizer's) ends each document.
@@ -162,6 +162,7 @@ def tokenize(
     or invalid UTF-8, unless `on_error="skip"`, which counts and lists them in the summary;
     `UnsupportedInputError` where no document is left; `FileError` where a file cannot be read or written.
     """
+    from . import _parquet
     from ._progress_line import Watch
     from ._tokenizers import adapt
 
@@ -186,6 +187,7 @@ def tokenize(
             tokenizer=tokenizer.identity,
             sync_seconds=sync_seconds,
             observe=watch.observe,
+            parquet=_parquet.Lines,
         )
     finally:
         watch.close()

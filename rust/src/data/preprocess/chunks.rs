@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::Options;
 use super::inputs::{Format, Input, Meter};
 use crate::error::{Error, Result};
 
@@ -29,7 +30,7 @@ pub(super) struct Position {
 }
 
 pub(super) struct Chunks<'a> {
-    inputs: &'a [Input],
+    options: &'a Options,
     meter: Arc<Meter>,
     /// Of the next chunk.
     position: Position,
@@ -39,14 +40,15 @@ pub(super) struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(inputs: &'a [Input], position: Position, meter: Arc<Meter>) -> Self {
-        Self { inputs, meter, position, open: None, rest: Vec::new() }
+    pub(super) fn new(options: &'a Options, position: Position, meter: Arc<Meter>) -> Self {
+        Self { options, meter, position, open: None, rest: Vec::new() }
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        while let Some(input) = self.inputs.get(self.position.input) {
+        while let Some(input) = self.options.inputs.get(self.position.input) {
             if self.open.is_none() {
-                self.open = Some(input.open(self.position.byte, &self.meter)?);
+                let Options { keys, parquet, .. } = self.options;
+                self.open = Some(input.open(self.position.byte, &self.meter, keys, parquet.as_deref())?);
             }
             let bytes = self.fill(input)?;
             let Position { input: at, byte: start } = self.position;
@@ -96,7 +98,7 @@ impl Iterator for Chunks<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.next_chunk();
         if next.is_err() {
-            self.position.input = self.inputs.len();
+            self.position.input = self.options.inputs.len();
         }
         next.transpose()
     }
