@@ -196,6 +196,46 @@ def tokenize(
     return Summary(**{**made, **lists, "datasets": datasets, "seconds": watch.seconds})
 
 
+@dataclass(frozen=True)
+class Document:
+    text: str
+    path: Path
+    line: int | None
+    """From 1; None where the file is the document."""
+
+
+def documents(
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    key: str = "text",
+    on_error: Literal["raise"] | Callable[[str], None] = "raise",
+    txt: Literal["file", "line"] = "file",
+    format: Literal["jsonl", "file", "line"] | None = None,
+) -> Iterator[Document]:
+    """The documents of text files, one after the other, in constant memory.
+
+    `inputs`, `key`, `txt` and `format` as for `tokenize`. Blank lines are passed over.
+
+    Raises `CorruptDatasetError` naming file and line of a document that cannot be used, unless `on_error` is
+    a function: then it is told, and the document is left out; `FileError` where a file cannot be read.
+    """
+    from . import _parquet
+
+    if not callable(on_error):
+        _choice("on_error", on_error, ("raise",))
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    reader = _core.DocumentReader(
+        [os.fspath(path) for path in given],
+        key=key, skip_errors=callable(on_error), format=format, txt=txt, parquet=_parquet.Lines,
+    )  # fmt: skip
+    while (batch := reader.next_batch()) is not None:
+        texts, paths, lines, errors = batch
+        for error in errors:
+            if callable(on_error):
+                on_error(error)
+        yield from map(Document, texts, paths, lines)
+
+
 def verify(prefix: PathLike, vocab_size: int | None = None) -> Report:
     """Reads all of a dataset: index, sizes, pointers, document bounds, and every id (below `vocab_size`).
 

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 use super::data::set_written;
 use super::error::PyError;
 use super::signals::detached;
 use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
-use crate::data::preprocess::{self, Encode, Format, OnError, Options, Parquet, Status, Summary};
+use crate::data::preprocess::{self, Batch, Encode, Format, OnError, Options, Parquet, Status, Summary};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Worker, default_threads};
 
@@ -66,6 +66,10 @@ impl Parquet for PythonParquet {
         });
         Ok(Box::new(Rows { python: opened?, bytes: Vec::new(), read: 0 }))
     }
+}
+
+fn python_parquet(open: Py<PyAny>) -> Arc<dyn Parquet> {
+    Arc::new(PythonParquet(open))
 }
 
 /// Lines that Python makes of rows, some at a time.
@@ -138,7 +142,7 @@ fn data_tokenize<'py>(
         workers: workers.unwrap_or_else(|| if native.is_some() { default_threads() } else { 1 }),
         on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
         tokenizer,
-        parquet: parquet.map(|open| Arc::new(PythonParquet(open)) as Arc<dyn Parquet>),
+        parquet: parquet.map(python_parquet),
         sync_every: Duration::try_from_secs_f64(sync_seconds).unwrap_or(Duration::MAX),
     };
     let raised = Raised::default();
@@ -189,6 +193,43 @@ fn dict<'py>(
     Ok(dict)
 }
 
+/// The documents of inputs, a batch a call.
+#[pyclass(name = "DocumentReader", module = "llmjp_core._core")]
+struct PyDocumentReader(Mutex<preprocess::Documents>);
+
+#[pymethods]
+impl PyDocumentReader {
+    #[new]
+    #[pyo3(signature = (inputs, *, key, skip_errors, format, txt, parquet))]
+    fn new(
+        py: Python<'_>,
+        inputs: Vec<String>,
+        key: &str,
+        skip_errors: bool,
+        format: Option<&str>,
+        txt: &str,
+        parquet: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
+        let txt: Format = txt.parse().map_err(PyError::from)?;
+        let found = py.detach(|| preprocess::expand(&inputs, format, txt)).map_err(PyError::from)?;
+        let documents = preprocess::Documents::new(&found.files, key, parquet.map(python_parquet), skip_errors);
+        Ok(Self(Mutex::new(documents)))
+    }
+
+    /// `(texts, paths, lines, errors)` of the next documents, `None` at the end.
+    fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let next = || self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let Some(batch) = py.detach(next) else { return Ok(None) };
+        let Batch { documents, errors } = batch.map_err(PyError::from)?;
+        let texts = PyList::new(py, documents.iter().map(|document| &document.text))?;
+        let paths = PyList::new(py, documents.iter().map(|document| &document.path))?;
+        let lines = PyList::new(py, documents.iter().map(|document| document.line))?;
+        Ok(Some((texts, paths, lines, errors).into_pyobject(py)?.into_any()))
+    }
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyDocumentReader>()?;
     m.add_function(wrap_pyfunction!(data_tokenize, m)?)
 }

@@ -10,6 +10,7 @@ mod inputs;
 mod journal;
 mod json;
 mod pipeline;
+mod read;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
 pub use inputs::{Format, Input, Inputs, Parquet, expand};
+pub use read::{Batch, Document, Documents};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {
