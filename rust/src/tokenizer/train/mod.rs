@@ -4,6 +4,7 @@
 //! turns the text into pieces with scores ([`Trained`]); [`files`] writes them.
 
 mod bpe;
+mod charsmap;
 mod corpus;
 mod cut;
 mod meta;
@@ -13,6 +14,7 @@ mod text;
 mod valid;
 mod write;
 
+pub use charsmap::named_charsmap;
 pub use corpus::{Corpus, Report};
 pub use options::{Options, Value};
 pub use progress::{Progress, Stage, Tell};
