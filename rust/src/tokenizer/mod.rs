@@ -18,6 +18,7 @@ mod normalizer;
 mod symbols;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name")]
 mod tokenizer;
+pub mod train;
 mod trie;
 mod unigram;
 mod utf8;
@@ -28,5 +29,6 @@ mod worker;
 pub use batch::{Batch, default_threads};
 pub use compat::Compat;
 pub use export::Export;
+pub use model_file::ModelType;
 pub use tokenizer::Tokenizer;
 pub use worker::{Token, Worker, bytes_to_characters};
