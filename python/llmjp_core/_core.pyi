@@ -504,6 +504,103 @@ class ops:
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
+# --- torch
+
+class torch:
+    """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
+
+    @staticmethod
+    def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
+    @staticmethod
+    def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...
+    @staticmethod
+    def layer_norm_forward(y: Any, mean: Any, rstd: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
+    @staticmethod
+    def layer_norm_backward(
+        dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, mean: Any, rstd: Any, w: Any
+    ) -> None: ...
+    @staticmethod
+    def activation_forward(y: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def activation_backward(dx: Any, dy: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_forward(h: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_backward(dgate: Any, dup: Any, dh: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def linear_forward(y: Any, x: Any, w: Any, bias: Any | None = None) -> None: ...
+    @staticmethod
+    def linear_backward_input(dx: Any, dy: Any, w: Any) -> None: ...
+    @staticmethod
+    def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
+    @staticmethod
+    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
+    @staticmethod
+    def attention_forward(
+        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+    ) -> None: ...
+    @staticmethod
+    def attention_backward(
+        dqkv: Any,
+        dout: Any,
+        out: Any,
+        lse: Any,
+        qkv: Any,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        causal: bool,
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_forward(
+        losses: Any, logits: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_backward(
+        dlogits: Any,
+        logits: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward(
+        losses: Any, x: Any, w: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward_backward(
+        losses: Any,
+        dx: Any,
+        dw: Any,
+        x: Any,
+        w: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def adamw_step(
+        p: Sequence[Any],
+        m: Sequence[Any],
+        v: Sequence[Any],
+        g: Sequence[Any],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        grad_scale: float,
+    ) -> None: ...
+    @staticmethod
+    def sum_of_squares(g: Sequence[Any]) -> list[float]: ...
+
 # --- train
 
 @final
