@@ -1,5 +1,6 @@
 //! `lc.Tokenizer`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -12,7 +13,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use super::error::Result;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{Batch, Compat, Export, Tokenizer, Worker};
+use crate::tokenizer::{Batch, Compat, Export, SpecialTokens, Tokenizer, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {
@@ -54,7 +55,8 @@ impl Text {
     }
 }
 
-/// A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+/// Text to ids and back: a SentencePiece model with the ids of the `sentencepiece` package, or a
+/// `tokenizer.json` with those of Hugging Face `tokenizers`.
 ///
 /// Immutable and shared freely between threads; no begin, end or document piece is added unless
 /// asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
@@ -104,23 +106,51 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     Ok(ids.map_err(super::error::PyError::from)?)
 }
 
+/// By the keys of `tokenizer_config.json`.
+fn special_tokens_of(mut named: HashMap<String, String>) -> Result<SpecialTokens> {
+    let names = SpecialTokens::KEYS.map(|key| named.remove(key));
+    if let Some(key) = named.keys().next() {
+        let known = SpecialTokens::KEYS.join(", ");
+        let text = format!("special_tokens has no key {key:?}; it takes {known}");
+        return Err(Error::UnsupportedInput(text).into());
+    }
+    Ok(SpecialTokens { names })
+}
+
 #[pymethods]
 impl PyTokenizer {
-    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1" or "hf".
+    /// Reads a `.model` file, a `tokenizer.json` or a folder with one. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1" or "hf".
     #[staticmethod]
-    #[pyo3(signature = (path, *, compat = "sentencepiece"))]
-    fn from_file(py: Python<'_>, path: PathBuf, compat: &str) -> Result<Self> {
+    #[pyo3(signature = (path, *, compat = "sentencepiece", special_tokens = None))]
+    fn from_file(
+        py: Python<'_>,
+        path: PathBuf,
+        compat: &str,
+        special_tokens: Option<HashMap<String, String>>,
+    ) -> Result<Self> {
         let compat = Compat::from_str(compat)?;
-        let inner = py.detach(|| Tokenizer::from_file(&path, compat))?;
+        let inner = match special_tokens {
+            None => py.detach(|| Tokenizer::from_file(&path, compat))?,
+            Some(named) => {
+                let named = special_tokens_of(named)?;
+                py.detach(|| Tokenizer::from_file_with(&path, compat, named))?
+            }
+        };
         Ok(Self { inner, workers: Mutex::default() })
     }
 
     /// As `from_file`, from the file's bytes.
     #[staticmethod]
-    #[pyo3(signature = (model, *, compat = "sentencepiece"))]
-    fn from_bytes(py: Python<'_>, model: Vec<u8>, compat: &str) -> Result<Self> {
+    #[pyo3(signature = (model, *, compat = "sentencepiece", special_tokens = None))]
+    fn from_bytes(
+        py: Python<'_>,
+        model: Vec<u8>,
+        compat: &str,
+        special_tokens: Option<HashMap<String, String>>,
+    ) -> Result<Self> {
         let compat = Compat::from_str(compat)?;
-        let inner = py.detach(|| Tokenizer::from_bytes(model, compat))?;
+        let named = special_tokens_of(special_tokens.unwrap_or_default())?;
+        let inner = py.detach(|| Tokenizer::from_bytes_with(model, compat, named))?;
         Ok(Self { inner, workers: Mutex::default() })
     }
 
@@ -255,7 +285,7 @@ impl PyTokenizer {
         self.inner.compat().to_string()
     }
 
-    /// Writes the `.model` file.
+    /// Writes the file that it was read from.
     fn save(&self, py: Python<'_>, path: PathBuf) -> Result<()> {
         Ok(py.detach(|| self.inner.save(&path))?)
     }
@@ -279,6 +309,11 @@ impl PyTokenizer {
         let partial = py.import("functools")?.getattr("partial")?;
         let kwargs = pyo3::types::PyDict::new(py);
         kwargs.set_item("compat", this.compat())?;
+        let named = SpecialTokens::KEYS.into_iter().zip(this.inner.special_tokens().names);
+        let named: HashMap<_, _> = named.filter_map(|(key, name)| Some((key, name?))).collect();
+        if !named.is_empty() {
+            kwargs.set_item("special_tokens", named)?;
+        }
         let make = partial.call((slf.get_type().getattr("from_bytes")?,), Some(&kwargs))?;
         Ok((make, (PyBytes::new(py, this.inner.model_bytes()),)))
     }

@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::charsmap::Charsmap;
+use super::hf::Pipeline;
 use super::model_file::{Kind, ModelFile, ModelType, Piece};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::files::write_atomically;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Export {
     /// Whether `</s>` and the like typed in a text become the special piece, as chat templates
-    /// want. Off: they are plain characters, as in SentencePiece.
+    /// want. Off: they are plain characters, as in SentencePiece. A `tokenizer.json` always does.
     pub parse_special: bool,
 }
 
@@ -33,14 +34,30 @@ impl Tokenizer {
     /// # Errors
     /// `UnsupportedModel` for what the format cannot say; `Io` naming the file.
     pub fn export(&self, dir: &Path, options: Export) -> Result<()> {
+        if let Some(pipeline) = self.pipeline() {
+            return self.export_json(pipeline, dir);
+        }
         let file = ModelFile::parse(self.model_bytes())?;
         refuse(&file)?;
         let tokenizer = self.tokenizer_json(&file)?;
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         write_json(&dir.join("tokenizer.json"), &tokenizer)?;
-        write_json(&dir.join("tokenizer_config.json"), &self.config_json(options))?;
-        write_json(&dir.join("special_tokens_map.json"), &self.specials_json())?;
+        let specials = self.specials_json(|id| id);
+        write_json(&dir.join("tokenizer_config.json"), &config_json(&specials, options))?;
+        write_json(&dir.join("special_tokens_map.json"), &specials)?;
         self.save(&dir.join("tokenizer.model"))
+    }
+
+    /// The `tokenizer.json` as it was read, and what `transformers` wants beside it. Only tokens
+    /// that are special there already are named: naming one makes it special.
+    fn export_json(&self, pipeline: &Pipeline, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+        self.save(&dir.join("tokenizer.json"))?;
+        let special = |id: Option<u32>| id.filter(|id| pipeline.is_special(*id));
+        let specials = self.specials_json(special);
+        let config = config_json(&specials, Export { parse_special: true });
+        write_json(&dir.join("tokenizer_config.json"), &config)?;
+        write_json(&dir.join("special_tokens_map.json"), &specials)
     }
 
     fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
@@ -79,30 +96,30 @@ impl Tokenizer {
     }
 
     /// The special pieces under the names that `transformers` uses.
-    fn specials_json(&self) -> Value {
+    fn specials_json(&self, keep: impl Fn(Option<u32>) -> Option<u32>) -> Value {
         let named = [
             ("bos_token", self.bos_id()),
             ("eos_token", self.eos_id()),
             ("unk_token", self.unk_id()),
             ("pad_token", self.pad_id()),
         ];
-        let piece = |(name, id): (&str, Option<u32>)| Some((name.to_owned(), json!(self.id_to_piece(id?)?)));
+        let piece = |(name, id): (&str, Option<u32>)| Some((name.to_owned(), json!(self.id_to_piece(keep(id)?)?)));
         Value::Object(named.into_iter().filter_map(piece).collect())
     }
+}
 
-    fn config_json(&self, options: Export) -> Value {
-        let mut config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": false,
-            "add_eos_token": false,
-            "clean_up_tokenization_spaces": false,
-            "split_special_tokens": !options.parse_special,
-        });
-        if let (Value::Object(config), Value::Object(specials)) = (&mut config, self.specials_json()) {
-            config.extend(specials);
-        }
-        config
+fn config_json(specials: &Value, options: Export) -> Value {
+    let mut config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": false,
+        "add_eos_token": false,
+        "clean_up_tokenization_spaces": false,
+        "split_special_tokens": !options.parse_special,
+    });
+    if let (Value::Object(config), Value::Object(specials)) = (&mut config, specials) {
+        config.extend(specials.clone());
     }
+    config
 }
 
 /// # Errors

@@ -1,4 +1,5 @@
-//! SentencePiece tokenizers: text to ids and back, with the ids of the `sentencepiece` package.
+//! Tokenizers: text to ids and back, with the ids of the `sentencepiece` package for its models and
+//! of Hugging Face `tokenizers` for a `tokenizer.json`.
 //!
 //! A [`Tokenizer`] is immutable and shared; each thread makes a [`Worker`], which owns the
 //! buffers, so that a text costs no allocation once they have grown.
@@ -12,6 +13,7 @@ mod compat;
 mod decode;
 mod double_array;
 mod export;
+mod hf;
 mod merge;
 mod model_file;
 mod normalizer;
@@ -28,5 +30,6 @@ mod worker;
 pub use batch::{Batch, default_threads};
 pub use compat::Compat;
 pub use export::Export;
+pub use hf::SpecialTokens;
 pub use tokenizer::Tokenizer;
 pub use worker::{Token, Worker, bytes_to_characters};
