@@ -93,7 +93,7 @@ impl Pipeline {
         for (place, id) in ids.iter().enumerate() {
             let text = self.names.text(*id, place)?;
             if !self.names.is_special(*id) {
-                tokens.push(text.to_owned());
+                tokens.push(self.names.written(*id).unwrap_or(text).to_owned());
             }
         }
         Ok(self.decoder.run(tokens))
@@ -145,8 +145,7 @@ impl Worker {
 
     /// A part of the input that begins at its byte `at`.
     fn run_part(&mut self, pipeline: &Pipeline, text: &str, at: usize, give: &mut impl FnMut(u32, Span)) {
-        self.part.clear();
-        self.part.push_input(text, at);
+        self.part.set_input(text, at);
         normalize::run(&pipeline.normalizer, &mut self.part, &mut self.spare);
         let Self { part, splitter, finder, merger, .. } = self;
         pipeline.normalized.split(&part.text, |found| match found {

@@ -13,7 +13,10 @@ pub(super) const MAX_TOKEN_BYTES: usize = 8000;
 pub(super) struct Names {
     texts: Vec<Box<str>>,
     model: HashMap<Box<str>, u32>,
+    added: Vec<bool>,
     special: Vec<bool>,
+    /// Tokens that decode to another text than their own: their normalised form.
+    written: HashMap<u32, Box<str>>,
 }
 
 impl Names {
@@ -23,7 +26,8 @@ impl Names {
     /// `Tokenizer` for a token that is there twice, or an added one whose id is not the model's
     /// and not the next free one.
     pub(super) fn new(at: &At<'_>, vocab: &[&str], added: &[AddedToken<'_>]) -> Result<Self> {
-        let mut names = Self { texts: Vec::new(), model: HashMap::with_capacity(vocab.len()), special: Vec::new() };
+        let model = HashMap::with_capacity(vocab.len());
+        let mut names = Self { texts: Vec::new(), model, added: Vec::new(), special: Vec::new(), written: HashMap::new() };
         for (id, text) in vocab.iter().enumerate() {
             names.check(at, text)?;
             if names.model.insert((*text).into(), id as u32).is_some() {
@@ -50,7 +54,11 @@ impl Names {
             }
         }
         names.special = vec![false; names.texts.len()];
-        added.iter().filter(|token| token.special).for_each(|token| names.special[token.id as usize] = true);
+        names.added = names.special.clone();
+        for token in added {
+            names.added[token.id as usize] = true;
+            names.special[token.id as usize] |= token.special;
+        }
         Ok(names)
     }
 
@@ -73,8 +81,21 @@ impl Names {
         self.texts.iter().enumerate().map(|(id, text)| (id as u32, &**text))
     }
 
+    pub(super) fn is_added(&self, id: u32) -> bool {
+        self.added[id as usize]
+    }
+
     pub(super) fn is_special(&self, id: u32) -> bool {
         self.special[id as usize]
+    }
+
+    /// Says what an added token decodes to.
+    pub(super) fn set_written(&mut self, id: u32, text: &str) {
+        self.written.insert(id, text.into());
+    }
+
+    pub(super) fn written(&self, id: u32) -> Option<&str> {
+        self.written.get(&id).map(|text| &**text)
     }
 
     /// # Errors

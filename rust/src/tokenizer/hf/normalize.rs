@@ -71,7 +71,7 @@ pub(super) fn run(steps: &[Step], text: &mut Text, spare: &mut Text) {
         if text.text.is_empty() {
             return;
         }
-        spare.clear();
+        spare.clear(text.start());
         match step {
             Step::Replace { pattern, content } => replace(pattern, content, text, spare),
             Step::Prepend(content) => {
@@ -106,12 +106,13 @@ impl Form {
 
     /// Whether nothing before the character can change with it.
     fn begins(self, character: char) -> bool {
-        let only = std::iter::once(character);
-        let quick = match self {
-            Self::Nfc => is_nfc_quick(only),
-            Self::Nfkc => is_nfkc_quick(only),
+        let first = match self {
+            Self::Nfc => character.nfd().next(),
+            Self::Nfkc => character.nfkd().next(),
         };
-        quick == IsNormalized::Yes && canonical_combining_class(character) == 0
+        first.is_some_and(|first| {
+            canonical_combining_class(first) == 0 && is_nfc_quick(std::iter::once(first)) == IsNormalized::Yes
+        })
     }
 
     fn compose(self, text: &Text, out: &mut Text) {

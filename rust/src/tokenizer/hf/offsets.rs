@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::super::utf8::first_char;
 use super::json::At;
+use super::text::Span;
 use super::{Pipeline, Placed, Worker};
 use crate::error::Result;
 
@@ -32,22 +33,20 @@ impl Trim {
         }
     }
 
-    fn apply(self, is_first: bool, token: &str, placed: &mut Placed) {
+    /// Shortens the place of `token` by as many characters as it has spaces at its ends.
+    fn apply(self, is_first: bool, token: &str, text: &str, span: &mut Span) {
         let is_space = |c: &char| *c == 'Ġ' || c.is_whitespace();
-        // A space counts one byte, whatever letter stands for it.
-        let length = |c: char| if c == 'Ġ' { 1 } else { c.len_utf8() };
-        let leading = token.chars().take_while(is_space);
-        let trailing: usize = token.chars().rev().take_while(is_space).map(length).sum();
-        let (count, mut leading) = (leading.clone().count(), leading.map(length).sum::<usize>());
-        let (begin, end) = &mut placed.span;
-        if (is_first || *begin == 0) && self.add_prefix_space && count == 1 {
+        let mut leading = token.chars().take_while(is_space).count();
+        let trailing = token.chars().rev().take_while(is_space).count();
+        if (is_first || span.0 == 0) && self.add_prefix_space && leading == 1 {
             // The one that was added.
             leading = 0;
         }
-        *begin = (*begin + leading).min(*end);
-        if *end >= trailing {
-            *end = (*end - trailing).max(*begin);
-        }
+        let inside = &text[span.0..span.1];
+        let dropped: usize = inside.chars().take(leading).map(char::len_utf8).sum();
+        span.0 += dropped;
+        let dropped: usize = text[span.0..span.1].chars().rev().take(trailing).map(char::len_utf8).sum();
+        span.1 -= dropped;
     }
 }
 
@@ -87,8 +86,11 @@ impl Pipeline {
         let lossy = Lossy::new(text);
         worker.run(self, &lossy.text, |id, span| tokens.push(Placed { id, span }));
         for (at, placed) in tokens.iter_mut().enumerate() {
-            if let (Some(trim), Ok(token)) = (self.trim, self.names.text(placed.id, at)) {
-                trim.apply(at == 0, token, placed);
+            let Placed { id, span } = placed;
+            if let (Some(trim), Ok(token)) = (self.trim, self.names.text(*id, at)) {
+                // An added token counts with the spaces that it took.
+                let token = if self.names.is_added(*id) { &lossy.text[span.0..span.1] } else { token };
+                trim.apply(at == 0, token, &lossy.text, span);
             }
             placed.span = (lossy.origin(placed.span.0), lossy.origin(placed.span.1));
         }

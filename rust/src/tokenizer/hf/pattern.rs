@@ -100,45 +100,51 @@ pub(super) fn is_word(character: char) -> bool {
 
 /// What Oniguruma reads in its own way.
 fn differs(pattern: &str) -> Option<String> {
-    let (mut in_class, mut characters) = (false, pattern.char_indices().peekable());
-    while let Some((at, character)) = characters.next() {
-        let rest = &pattern[at..];
+    let (mut in_class, mut quantified) = (false, false);
+    let mut rest = pattern;
+    while let Some(character) = rest.chars().next() {
+        let after = &rest[character.len_utf8()..];
+        let was_quantified = std::mem::take(&mut quantified);
+        let mut next = after;
         match character {
-            '\\' => match characters.next().map(|(_, escaped)| escaped) {
-                Some('s' | 'S' | 'd' | 'D' | 'r' | 'n' | 't' | 'f' | 'p' | 'P' | 'u' | 'x' | 'A' | 'z') => {}
-                Some(other) if !other.is_alphanumeric() => {}
+            '\\' => match after.chars().next() {
+                Some('p' | 'P' | 'u' | 'x') => next = braced(&after[1..]).unwrap_or(&after[1..]),
+                Some('s' | 'S' | 'd' | 'D' | 'r' | 'n' | 't' | 'f' | 'A' | 'z') => next = &after[1..],
+                Some(other) if !other.is_alphanumeric() => next = &after[other.len_utf8()..],
                 Some(other) => return Some(format!(r"\{other}")),
                 None => return Some("a backslash at the end".to_owned()),
             },
             '[' if in_class => return Some("a class within a class".to_owned()),
-            '[' => in_class = true,
-            ']' if in_class => in_class = false,
-            '&' if in_class && rest.starts_with("&&") => return Some("an intersection of classes".to_owned()),
-            '-' | '~' if in_class && rest[1..].starts_with(character) => {
+            '[' => {
+                in_class = true;
+                next = after.strip_prefix('^').unwrap_or(after);
+            }
+            ']' => in_class = false,
+            '&' | '-' | '~' if in_class && after.starts_with(character) => {
                 return Some(format!("{character}{character} in a class"));
             }
-            '^' | '$' if !in_class => return Some(format!("`{character}`")),
-            '+' if !in_class && at > 0 && "+*?}".contains(&pattern[at - 1..at]) && !escaped(pattern, at - 1) => {
-                return Some("a possessive quantifier".to_owned());
+            _ if in_class => {}
+            '^' | '$' => return Some(format!("`{character}`")),
+            '+' if was_quantified => return Some("a possessive quantifier".to_owned()),
+            '?' if was_quantified => {}
+            '+' | '*' | '?' => quantified = true,
+            '{' => {
+                quantified = true;
+                next = braced(rest).unwrap_or(after);
             }
-            '(' if !in_class && rest.starts_with("(?") => {
-                let known = ["(?:", "(?i:"].iter().any(|group| rest.starts_with(group));
-                if !known {
-                    return Some(format!("a group {:?}", rest.chars().take(3).collect::<String>()));
-                }
+            '(' if after.starts_with('?') && !after.starts_with("?:") && !after.starts_with("?i:") => {
+                return Some(format!("a group {:?}", rest.chars().take(3).collect::<String>()));
             }
             _ => {}
         }
-        // The `^` that negates a class.
-        if character == '[' {
-            characters.next_if(|(_, next)| *next == '^');
-        }
+        rest = next;
     }
     None
 }
 
-fn escaped(pattern: &str, at: usize) -> bool {
-    pattern[..at].bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
+/// What follows a `{...}`.
+fn braced(text: &str) -> Option<&str> {
+    text.strip_prefix('{')?.split_once('}').map(|(_, after)| after)
 }
 
 #[cfg(test)]
@@ -163,10 +169,10 @@ mod tests {
 
     #[test]
     fn what_engines_read_differently_is_refused() {
-        for pattern in [r"^a", r"a$", r"\w", r"(?<=a)b", r"a++", r"[[:alpha:]]", r"(?m:a)", r"[a&&b]", r"\h", r"(", r"\"] {
+        for pattern in [r"^a", r"a$", r"\w", r"(?<=a)b", r"a++", r"[[:alpha:]]", r"(?m:a)", r"[a&&b]", r"a{1,2}+", r"\h", r"(", r"\"] {
             assert!(matches(pattern, "a").is_err(), "{pattern}");
         }
-        for pattern in [r"[^a]+", r"\++", r"[+]+", r"a\^", r"(?i:'s|'t)", r"\p{N}{1,3}"] {
+        for pattern in [r"[^a]+", r"\++", r"[+]+", r"a\^", r"(?i:'s|'t)", r"\p{N}{1,3}", r"\p{L}+?", r"[^\s\p{L}]+"] {
             assert!(matches(pattern, "a").is_ok(), "{pattern}");
         }
     }

@@ -104,12 +104,12 @@ pub(in super::super) fn read(bytes: &[u8], specials: &SpecialTokens) -> Result<R
     let (normalizer, normalizer_name) = normalize::read(root.get("normalizer").as_ref())?;
     let (splits, byte_level) = split::read(root.get("pre_tokenizer").as_ref())?;
     let added = added_tokens(&root)?;
-    let (names, scores, unknown, engine) = match model_type(&model)? {
+    let (mut names, scores, unknown, engine) = match model_type(&model)? {
         "Unigram" => unigram(&model, &added)?,
         "BPE" => bpe(&model, &added, byte_level)?,
         other => return Err(model.refused(&format!("the model {other}"))),
     };
-    let (raw, normalized) = matchers(&root, &added, &normalizer)?;
+    let (raw, normalized) = matchers(&root, &added, &normalizer, &mut names)?;
     let specials = specials.ids(&names, &added, unknown);
     let pipeline = Pipeline {
         names,
@@ -140,13 +140,19 @@ fn added_tokens<'j>(root: &At<'j>) -> Result<Vec<AddedToken<'j>>> {
 }
 
 /// Those that are looked for in the text as it is, and those in normalised text.
-fn matchers(root: &At<'_>, added: &[AddedToken<'_>], normalizer: &[normalize::Step]) -> Result<(Matcher, Matcher)> {
+fn matchers(
+    root: &At<'_>,
+    added: &[AddedToken<'_>],
+    normalizer: &[normalize::Step],
+    names: &mut Names,
+) -> Result<(Matcher, Matcher)> {
     let own = added.iter().filter(|token| !token.normalized).map(|token| (token.content.to_owned(), token));
     let mut spare = Text::default();
     let mut normal = |token: &AddedToken<'_>| {
         let mut text = Text::default();
         text.push_as(token.content, (0, 0));
         normalize::run(normalizer, &mut text, &mut spare);
+        names.set_written(token.id, &text.text);
         text.text
     };
     let normalized: Vec<_> =

@@ -131,7 +131,7 @@ impl Splitter {
 
     /// Takes bytes `from..to` of `text`, as one word.
     pub(super) fn begin(&mut self, text: &Text, from: usize, to: usize) {
-        self.text.clear();
+        self.text.clear(text.start());
         self.text.push_part(text, from, to);
         self.words.clear();
         if from < to {
@@ -223,7 +223,7 @@ impl Splitter {
 
     /// Writes every word anew.
     fn rewrite(&mut self, write: impl Fn(&Text, Word, &mut Text)) {
-        self.spare_text.clear();
+        self.spare_text.clear(self.text.start());
         for word in &mut self.words {
             let from = self.spare_text.text.len();
             write(&self.text, *word, &mut self.spare_text);

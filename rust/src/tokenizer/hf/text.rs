@@ -8,22 +8,31 @@ pub(super) struct Text {
     pub(super) text: String,
     /// For each byte of `text`, the character of the input that it stands for.
     pub(super) spans: Option<Vec<Span>>,
+    /// Where in the input it begins.
+    start: usize,
 }
 
 impl Text {
     pub(super) fn tracked() -> Self {
-        Self { text: String::new(), spans: Some(Vec::new()) }
+        Self { spans: Some(Vec::new()), ..Self::default() }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Empties it; what follows begins at byte `start` of the input.
+    pub(super) fn clear(&mut self, start: usize) {
         self.text.clear();
+        self.start = start;
         if let Some(spans) = &mut self.spans {
             spans.clear();
         }
     }
 
-    /// Appends a piece of the input that begins at its byte `at`.
-    pub(super) fn push_input(&mut self, text: &str, at: usize) {
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Becomes a piece of the input that begins at its byte `at`.
+    pub(super) fn set_input(&mut self, text: &str, at: usize) {
+        self.clear(at);
         self.text.push_str(text);
         if let Some(spans) = &mut self.spans {
             for (place, character) in text.char_indices() {
@@ -63,6 +72,6 @@ impl Text {
     /// What replaces bytes `from..to` stands for: the last of them, or what is before the place.
     pub(super) fn span_of_replacement(&self, from: usize, to: usize) -> Span {
         let at = if from < to { to } else { from };
-        at.checked_sub(1).map_or((0, 0), |before| self.span(before))
+        at.checked_sub(1).map_or((self.start, self.start), |before| self.span(before))
     }
 }
