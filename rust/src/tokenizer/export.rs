@@ -2,7 +2,7 @@
 //!
 //! Hugging Face puts every piece of the vocabulary among the strings that text can match, control
 //! and byte pieces too. They get a score just below that of their own characters, so that no best
-//! path ever takes them. What stays different: sums run in f64, so near ties may fall otherwise;
+//! path ever takes them (`export_bpe` says what becomes of merges). What stays different: sums run in f64, so near ties may fall otherwise;
 //! an unknown character may cost more where such a score is the lowest of all; and `</s>` typed in
 //! a text becomes the piece where its characters are not in the vocabulary.
 
@@ -70,11 +70,14 @@ impl Tokenizer {
             "pre_tokenizer": null,
             "post_processor": null,
             "decoder": decoder(file),
-            "model": self.model_json(file),
+            "model": match file.model_type {
+                ModelType::Unigram => self.unigram_json(file),
+                ModelType::Bpe => super::export_bpe::model_json(file)?,
+            },
         }))
     }
 
-    fn model_json(&self, file: &ModelFile<'_>) -> Value {
+    fn unigram_json(&self, file: &ModelFile<'_>) -> Value {
         let scores = self.hugging_face_scores(file);
         let vocab: Vec<Value> =
             file.pieces.iter().zip(scores).map(|(piece, score)| json!([piece.text, score])).collect();
@@ -127,10 +130,11 @@ fn config_json(specials: &Value, options: Export) -> Value {
 pub(super) fn refuse(file: &ModelFile<'_>) -> Result<()> {
     let spec = &file.normalizer;
     let has_symbols = file.pieces.iter().any(|p| p.kind == Kind::UserDefined);
+    let is_bpe = file.model_type == ModelType::Bpe;
     let mut names = HashSet::new();
     let rewrites = !spec.charsmap.is_empty() || spec.remove_extra_whitespaces;
     let reasons = [
-        (file.model_type == ModelType::Bpe, "BPE models"),
+        (is_bpe && has_symbols, "BPE models with user-defined symbols"),
         (!spec.escape_whitespaces, "models that keep spaces as spaces (escape_whitespaces off)"),
         (file.whitespace_as_suffix, "models with the space at the end (treat_whitespace_as_suffix)"),
         (has_symbols && rewrites, "models with user-defined symbols and a normaliser that may change them"),
@@ -140,9 +144,13 @@ pub(super) fn refuse(file: &ModelFile<'_>) -> Result<()> {
         (file.denormalizer.as_ref().is_some_and(|d| !d.charsmap.is_empty()), "models with a denormaliser"),
     ];
     match reasons.iter().find(|(refused, _)| *refused) {
-        Some((_, what)) => Err(Error::UnsupportedModel(format!("{what} cannot be exported to Hugging Face yet"))),
+        Some((_, what)) => Err(cannot(what)),
         None => Ok(()),
     }
+}
+
+pub(super) fn cannot(what: &str) -> Error {
+    Error::UnsupportedModel(format!("{what} cannot be exported to Hugging Face yet"))
 }
 
 fn added_tokens(file: &ModelFile<'_>) -> Vec<Value> {

@@ -13,6 +13,7 @@ mod compat;
 mod decode;
 mod double_array;
 mod export;
+mod export_bpe;
 mod hf;
 mod merge;
 mod model_file;
