@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use super::error::Result;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{Batch, Compat, Export, SpecialTokens, Tokenizer, Worker};
+use crate::tokenizer::{Batch, Compat, Export, Sampling, SpecialTokens, Tokenizer, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {
@@ -79,13 +79,19 @@ impl PyTokenizer {
         result
     }
 
-    fn batch(&self, py: Python<'_>, texts: &Bound<'_, PyAny>, num_threads: Option<usize>) -> PyResult<Batch> {
+    fn batch(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        num_threads: Option<usize>,
+        sampling: Option<Sampling>,
+    ) -> PyResult<Batch> {
         let texts = Text::all(texts)?;
         let threads = num_threads.unwrap_or_else(crate::tokenizer::default_threads);
         let wanted = || Python::attach(|py| py.check_signals().is_err());
         let encoded = py.detach(|| {
             let slices: Vec<&[u8]> = texts.iter().map(Text::bytes).collect();
-            self.inner.encode_batch(&slices, threads, Interrupt::new(&wanted))
+            self.inner.encode_batch(&slices, threads, sampling.as_ref(), Interrupt::new(&wanted))
         });
         Ok(encoded.map_err(super::error::PyError::from)?)
     }
@@ -154,43 +160,77 @@ impl PyTokenizer {
         Ok(Self { inner, workers: Mutex::default() })
     }
 
-    /// The ids of one text.
-    #[pyo3(signature = (text, *, add_bos = false, add_eos = false))]
-    fn encode(&self, py: Python<'_>, text: &Bound<'_, PyAny>, add_bos: bool, add_eos: bool) -> Result<Vec<u32>> {
+    /// The ids of one text. `enable_sampling` draws a segmentation at random, by `seed`; see `encode_batch`.
+    #[pyo3(signature = (
+        text, *, add_bos = false, add_eos = false, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+        add_bos: bool,
+        add_eos: bool,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
+    ) -> Result<Vec<u32>> {
         let text = Text::new(text, "text")?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        sampling.as_ref().map_or(Ok(()), |sampling| self.inner.check_sampling(sampling))?;
         let mut ids = Vec::new();
         if add_bos {
             ids.push(self.inner.require(self.inner.bos_id(), "bos")?);
         }
-        py.detach(|| self.with_worker(|worker| worker.encode(text.bytes(), &mut ids)));
+        py.detach(|| {
+            self.with_worker(|worker| match &sampling {
+                None => worker.encode(text.bytes(), &mut ids),
+                Some(sampling) => worker.sample(text.bytes(), sampling, 0, &mut ids),
+            });
+        });
         if add_eos {
             ids.push(self.inner.require(self.inner.eos_id(), "eos")?);
         }
         Ok(ids)
     }
 
-    /// The ids of each text, over several threads; the same for any number of them.
-    #[pyo3(signature = (texts, num_threads = None))]
+    /// The ids of each text, over several threads; the same for any number of them. `enable_sampling`
+    /// draws each text's segmentation at random, by `seed` and its place in `texts`.
+    #[pyo3(signature = (
+        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         num_threads: Option<usize>,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
     ) -> PyResult<Bound<'py, PyList>> {
-        let batch = self.batch(py, texts, num_threads)?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        let batch = self.batch(py, texts, num_threads, sampling)?;
         PyList::new(py, batch.offsets.windows(2).map(|w| &batch.ids[w[0]..w[1]]))
     }
 
     /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
-    #[pyo3(signature = (texts, num_threads = None))]
+    #[pyo3(signature = (
+        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
     #[expect(clippy::type_complexity, reason = "a pair of arrays")]
     fn encode_flat<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         num_threads: Option<usize>,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
     ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
-        let batch = self.batch(py, texts, num_threads)?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        let batch = self.batch(py, texts, num_threads, sampling)?;
         let offsets: Vec<i64> = batch.offsets.iter().map(|o| *o as i64).collect();
         Ok((batch.ids.into_pyarray(py), offsets.into_pyarray(py)))
     }

@@ -18,6 +18,8 @@ mod hf;
 mod merge;
 mod model_file;
 mod normalizer;
+mod sample;
+mod sample_bpe;
 mod symbols;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name")]
 mod tokenizer;
@@ -32,5 +34,6 @@ pub use batch::{Batch, default_threads};
 pub use compat::Compat;
 pub use export::Export;
 pub use hf::SpecialTokens;
+pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
 pub use worker::{Token, Worker, bytes_to_characters};

@@ -97,7 +97,8 @@ impl Tokenizer {
 
     fn from_json(bytes: Vec<u8>, compat: Compat, specials: SpecialTokens) -> Result<Self> {
         if compat == Compat::SentencePieceClassic {
-            let text = format!("compat=\"{compat}\" is for SentencePiece models; a tokenizer.json has the ids of \"hf\"");
+            let text =
+                format!("compat=\"{compat}\" is for SentencePiece models; a tokenizer.json has the ids of \"hf\"");
             return Err(Error::UnsupportedModel(text));
         }
         let reading = hf::read(&bytes, &specials)?;
@@ -258,6 +259,10 @@ impl Tokenizer {
             Engine::Json(_, specials) => specials.clone(),
             _ => SpecialTokens::default(),
         }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.inner.engine
     }
 
     /// The engine of a `tokenizer.json`.

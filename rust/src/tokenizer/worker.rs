@@ -12,9 +12,9 @@ use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
 pub struct Worker {
-    model: Arc<Inner>,
+    pub(super) model: Arc<Inner>,
     buffers: Buffers,
-    normalized: Normalized,
+    pub(super) normalized: Normalized,
 }
 
 enum Buffers {
@@ -157,13 +157,21 @@ fn run_plain<R: Rule>(search: &mut Search<R>, automaton: &Automaton<R::Score>, t
 
 /// Steps, last first, to ids: unknown characters become their bytes, or one unknown piece for
 /// each run of them.
-struct Emitter<'a> {
+pub(super) struct Emitter<'a> {
     vocab: &'a Vocab,
     out: &'a mut Vec<u32>,
     after_unknown: bool,
 }
 
-impl Emitter<'_> {
+impl<'a> Emitter<'a> {
+    /// Appends the ids of `steps`, last first, in the order of the text.
+    pub(super) fn emit(vocab: &'a Vocab, steps: impl Iterator<Item = Step>, out: &'a mut Vec<u32>) {
+        let start = out.len();
+        let mut emitter = Emitter { vocab, out, after_unknown: false };
+        steps.for_each(|step| emitter.push(step));
+        emitter.out[start..].reverse();
+    }
+
     #[inline(always)]
     fn push(&mut self, step: Step) {
         match step {

@@ -36,13 +36,7 @@ impl<'j> AddedToken<'j> {
             lstrip: at.flag("lstrip", false)?,
             rstrip: at.flag("rstrip", false)?,
         };
-        Ok(Self {
-            id,
-            content: at.need_text("content")?,
-            special,
-            normalized: at.flag("normalized", !special)?,
-            rule,
-        })
+        Ok(Self { id, content: at.need_text("content")?, special, normalized: at.flag("normalized", !special)?, rule })
     }
 }
 

@@ -166,9 +166,8 @@ impl Units {
         };
         match self {
             Self::Bytes(units) => token.iter().all(|byte| push(units[usize::from(*byte)], 1)),
-            Self::Characters(plane, others) => std::str::from_utf8(token).is_ok_and(|text| {
-                text.chars().all(|c| push(Self::character(plane, others, c), c.len_utf8()))
-            }),
+            Self::Characters(plane, others) => std::str::from_utf8(token)
+                .is_ok_and(|text| text.chars().all(|c| push(Self::character(plane, others, c), c.len_utf8()))),
         }
     }
 }

@@ -50,10 +50,9 @@ fn read_into(at: &At<'_>, steps: &mut Vec<Step>) -> Result<()> {
         "ByteLevel" => Step::ByteLevel(Letters::new()),
         "ByteFallback" => Step::ByteFallback,
         "Fuse" => Step::Fuse,
-        "Replace" => Step::Replace {
-            pattern: replaced(&at.need("pattern")?)?,
-            content: at.need_text("content")?.to_owned(),
-        },
+        "Replace" => {
+            Step::Replace { pattern: replaced(&at.need("pattern")?)?, content: at.need_text("content")?.to_owned() }
+        }
         "Strip" => {
             let size = |key| Ok::<_, crate::error::Error>(usize::try_from(at.number(key)?).unwrap_or(usize::MAX));
             Step::Strip { content: at.need_character("content")?, start: size("start")?, stop: size("stop")? }

@@ -27,7 +27,8 @@ impl Names {
     /// and not the next free one.
     pub(super) fn new(at: &At<'_>, vocab: &[&str], added: &[AddedToken<'_>]) -> Result<Self> {
         let model = HashMap::with_capacity(vocab.len());
-        let mut names = Self { texts: Vec::new(), model, added: Vec::new(), special: Vec::new(), written: HashMap::new() };
+        let mut names =
+            Self { texts: Vec::new(), model, added: Vec::new(), special: Vec::new(), written: HashMap::new() };
         for (id, text) in vocab.iter().enumerate() {
             names.check(at, text)?;
             if names.model.insert((*text).into(), id as u32).is_some() {

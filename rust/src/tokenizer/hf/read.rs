@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::super::model_file::{Kind, Piece};
 use super::added::{AddedToken, Matcher};
 use super::bpe::Bpe;
 use super::decode::Decoder;
@@ -10,7 +11,6 @@ use super::names::{MAX_TOKENS, Names};
 use super::offsets::Trim;
 use super::text::Text;
 use super::unigram::Unigram;
-use super::super::model_file::{Kind, Piece};
 use super::{Model, Pipeline, normalize, split};
 use crate::error::{Error, Result};
 
@@ -168,9 +168,9 @@ fn unigram(model: &At<'_>, added: &[AddedToken<'_>]) -> Result<Parts> {
     let mut vocab = Vec::with_capacity(list.len());
     for (id, pair) in list.iter().enumerate() {
         let read = || Some((pair.get(0)?.as_str()?, pair.get(1)?.as_f64()?));
-        let (text, score) = read().filter(|_| pair.as_array().is_some_and(|pair| pair.len() == 2)).ok_or_else(|| {
-            at.wrong(&format!("token {id} must be [\"token\", score]"))
-        })?;
+        let (text, score) = read()
+            .filter(|_| pair.as_array().is_some_and(|pair| pair.len() == 2))
+            .ok_or_else(|| at.wrong(&format!("token {id} must be [\"token\", score]")))?;
         if !score.is_finite() {
             return Err(at.wrong(&format!("the score of token {id} is {score}")));
         }
@@ -206,9 +206,10 @@ fn by_id<'j>(at: &At<'j>) -> Result<Vec<&'j str>> {
     for (token, id) in map {
         let wrong = |what: &str| at.wrong(&format!("the id of {token:?} {what}"));
         let id = id.as_u64().ok_or_else(|| wrong("is no whole number"))?;
-        let slot = usize::try_from(id).ok().and_then(|id| texts.get_mut(id)).ok_or_else(|| {
-            wrong(&format!("is {id}, but ids must be 0 to {} without holes", map.len() - 1))
-        })?;
+        let slot = usize::try_from(id)
+            .ok()
+            .and_then(|id| texts.get_mut(id))
+            .ok_or_else(|| wrong(&format!("is {id}, but ids must be 0 to {} without holes", map.len() - 1)))?;
         if let Some(other) = slot.replace(token) {
             return Err(wrong(&format!("is {id}, which is that of {other:?} too")));
         }

@@ -13,8 +13,14 @@ pub(super) enum Step {
     /// A space in front of each word that has none.
     PrefixSpace,
     Gpt2(Box<gpt2::Words>),
-    Split { pattern: Pattern, behavior: Behavior, invert: bool },
-    Digits { each: bool },
+    Split {
+        pattern: Pattern,
+        behavior: Behavior,
+        invert: bool,
+    },
+    Digits {
+        each: bool,
+    },
     Metaspace(Metaspace),
 }
 
@@ -253,13 +259,7 @@ fn digits(text: &str, each: bool, found: &mut dyn FnMut(usize, usize)) {
 
 impl Behavior {
     /// Gives the words of `text`; `find` gives its matches in order.
-    fn cut(
-        self,
-        text: &str,
-        find: impl FnOnce(&mut dyn FnMut(usize, usize)),
-        invert: bool,
-        out: &mut dyn FnMut(Word),
-    ) {
+    fn cut(self, text: &str, find: impl FnOnce(&mut dyn FnMut(usize, usize)), invert: bool, out: &mut dyn FnMut(Word)) {
         // Matches and what is between them, in turn.
         let mut parts = Vec::new();
         let mut done = 0;
