@@ -10,6 +10,7 @@ mod meta;
 mod options;
 mod progress;
 mod text;
+mod unigram;
 mod valid;
 mod write;
 
@@ -21,7 +22,7 @@ pub use valid::Valid;
 pub use write::{Files, files};
 
 use super::model_file::ModelType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The pieces of a trained model that have scores, in the order of their ids. Control, user-defined
 /// and byte pieces are not among them.
@@ -38,6 +39,6 @@ pub struct Trained {
 pub fn train_text(text: Text, options: &Options, progress: &Progress<'_>) -> Result<Trained> {
     match options.model_type {
         ModelType::Bpe => bpe::train(text, options, progress),
-        ModelType::Unigram => Err(Error::UnsupportedInput("unigram training is not built into this version".into())),
+        ModelType::Unigram => unigram::train(text, options, progress),
     }
 }
