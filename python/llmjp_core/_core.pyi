@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final, overload
 
@@ -99,6 +99,18 @@ def data_tokenize(
 
 # --- tokenizer
 
+def tokenizer_train(
+    named: dict[str, Any],
+    *,
+    inputs: Sequence[str] | None,
+    sentences: Iterator[str] | None,
+    format: str | None,
+    key: str,
+    normalizer_from: _Path | None,
+    observe: Callable[[str, int, int], None] | None,
+) -> tuple[bytes, str, dict[str, Any]]: ...
+def tokenizer_train_options() -> list[str]: ...
+
 @final
 class Tokenizer:
     """A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
@@ -133,6 +145,36 @@ class Tokenizer:
     @staticmethod
     def from_bytes(model: bytes, *, compat: str = "sentencepiece") -> Tokenizer:
         """As `from_file`, from the file's bytes."""
+
+    @staticmethod
+    def train(
+        input: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Iterable[str], **options: Any
+    ) -> Tokenizer:
+        """Trains a SentencePiece model.
+
+        Args:
+            input: a path, folder or glob, or a list of them: `.txt` (a sentence a line) or
+                `.jsonl`, also with `.gz`, `.zst`, `.xz`. Or any other iterable of str (a
+                generator, `iter(sentences)`): a sentence each.
+            options: SentencePiece's own options with its defaults, among them `vocab_size`
+                (8000), `model_type` ("unigram" or "bpe"), `character_coverage` (0.9995),
+                `byte_fallback`, `user_defined_symbols`, `control_symbols`, `required_chars`,
+                `normalization_rule_name` ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" or
+                "identity"), `max_sentence_length` (4192 bytes; longer sentences are cut at
+                sentence ends, counted and reported), `max_sentencepiece_length` (16),
+                `num_threads` (changes no result). Further:
+                `vocab`, a path for the list of pieces with their scores;
+                `input_format`, "text" or "jsonl" for files whose names do not say it;
+                `json_key` ("text"); `normalizer_from`, a model file whose normaliser is taken;
+                `progress`, False or a function of what is done; `report`, a function that is
+                given counts of what became of the text (default: cuts are told on stderr).
+
+        Raises:
+            ConfigError: an unknown option (the nearest one is named) or a value of another kind.
+            TokenizerError: options that cannot be met, such as a vocabulary larger than the text
+                gives or smaller than its alphabet.
+            CorruptDatasetError: a line that is not UTF-8 or no JSON, with file and line.
+        """
 
     def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of one text.

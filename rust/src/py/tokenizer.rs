@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::error::Result;
 use crate::error::Error;
@@ -122,6 +122,17 @@ impl PyTokenizer {
         let compat = Compat::from_str(compat)?;
         let inner = py.detach(|| Tokenizer::from_bytes(model, compat))?;
         Ok(Self { inner, workers: Mutex::default() })
+    }
+
+    /// Trains a model; see the stubs for the options.
+    #[staticmethod]
+    #[pyo3(signature = (input, **options))]
+    fn train<'py>(
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        py.import("llmjp_core._tokenizer_training")?.getattr("train")?.call((input,), options)
     }
 
     /// The ids of one text.
@@ -277,7 +288,7 @@ impl PyTokenizer {
     ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
         let this = slf.get();
         let partial = py.import("functools")?.getattr("partial")?;
-        let kwargs = pyo3::types::PyDict::new(py);
+        let kwargs = PyDict::new(py);
         kwargs.set_item("compat", this.compat())?;
         let make = partial.call((slf.get_type().getattr("from_bytes")?,), Some(&kwargs))?;
         Ok((make, (PyBytes::new(py, this.inner.model_bytes()),)))

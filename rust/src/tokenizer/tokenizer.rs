@@ -188,6 +188,14 @@ impl Tokenizer {
         &self.inner.normalizer_name
     }
 
+    /// The precompiled character map of the normaliser; empty for `identity`.
+    ///
+    /// # Errors
+    /// None for a model that could be built.
+    pub fn charsmap(&self) -> Result<Vec<u8>> {
+        Ok(ModelFile::parse(&self.inner.model)?.normalizer.charsmap.to_vec())
+    }
+
     /// The model file as it was read.
     pub fn model_bytes(&self) -> &[u8] {
         &self.inner.model

@@ -10,6 +10,7 @@ mod inputs;
 mod journal;
 mod json;
 mod pipeline;
+mod sentences;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
 pub use inputs::{Format, Input, Inputs, expand};
+pub use sentences::{Batch, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {

@@ -51,7 +51,7 @@ pub(super) fn encode(chunk: &Chunk, options: &Options, encoder: &mut dyn Encode)
 }
 
 /// Without the byte order mark that some editors put before the first line.
-fn without_mark(chunk: &Chunk) -> &[u8] {
+pub(super) fn without_mark(chunk: &Chunk) -> &[u8] {
     let mark = b"\xef\xbb\xbf";
     if chunk.start == 0 { chunk.bytes.strip_prefix(mark).unwrap_or(&chunk.bytes) } else { &chunk.bytes }
 }

@@ -4,6 +4,7 @@
 //! turns the text into pieces with scores ([`Trained`]); [`files`] writes them.
 
 mod bpe;
+mod charsmap;
 mod corpus;
 mod cut;
 mod meta;
@@ -14,6 +15,7 @@ mod unigram;
 mod valid;
 mod write;
 
+pub use charsmap::named_charsmap;
 pub use corpus::{Corpus, Report};
 pub use options::{Options, Value};
 pub use progress::{Progress, Stage, Tell};
