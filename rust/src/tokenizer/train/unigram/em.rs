@@ -69,6 +69,17 @@ pub(super) fn maximise(pieces: &mut Pieces, expected: &Expected) -> Vec<bool> {
     keep
 }
 
+/// New scores of a vocabulary that stays as it is; a piece expected less often than `MIN_EXPECTED`
+/// is taken to be expected so often. Gives the score of `absent` more pieces that the text cannot have.
+pub(super) fn rescore(pieces: &mut Pieces, expected: &Expected, absent: usize) -> f64 {
+    let counts = expected.counts[1..].iter().map(|count| count.max(MIN_EXPECTED));
+    let log_sum = digamma(counts.clone().sum::<f64>() + absent as f64 * MIN_EXPECTED);
+    for (score, count) in pieces.scores[1..].iter_mut().zip(counts) {
+        *score = digamma(count) - log_sum;
+    }
+    digamma(MIN_EXPECTED) - log_sum
+}
+
 /// The derivative of the logarithm of the gamma function, x > 0: recurrence up to 7, then its
 /// asymptotic series at x - 1/2.
 pub(super) fn digamma(mut x: f64) -> f64 {

@@ -9,8 +9,11 @@ mod finish;
 mod jobs;
 mod pieces;
 mod prune;
+mod rescore;
 mod seeds;
 mod suffixes;
+
+pub(super) use self::rescore::rescore;
 
 use self::corpus::Corpus;
 use self::jobs::Jobs;
@@ -18,14 +21,13 @@ use self::pieces::{Matcher, Pieces};
 use self::seeds::{Rules, Seeds};
 use super::meta::Meta;
 use super::{Options, Progress, Stage, Text, Trained, Valid};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Pruning stops at so many times the pieces wanted; the last choice is by score.
 const SPARE: f64 = 1.1;
 
 /// # Errors
-/// `Config` where the text does not give `vocab_size` pieces, `UnsupportedInput` for too much text,
-/// `Interrupted`.
+/// `UnsupportedInput` for too much text, `Interrupted`.
 pub(super) fn train(text: Text, options: &Options, progress: &Progress<'_>) -> Result<Trained> {
     let size = options.vocab_size.saturating_sub(Meta::new(options)?.len());
     let jobs = Jobs { threads: rayon::current_num_threads(), progress: *progress };
@@ -34,19 +36,8 @@ pub(super) fn train(text: Text, options: &Options, progress: &Progress<'_>) -> R
     let mut rounds = Rounds { corpus, jobs, done: 0, left: 0 };
     rounds.shrink(&mut pieces, (size as f64 * SPARE) as usize, options)?;
     let vocabulary = finish::vocabulary(&pieces, &chars, size);
-    if vocabulary.len() < size && options.hard_vocab_limit {
-        return Err(too_few(vocabulary.len(), size, options));
-    }
     let string = |codes: &[u32]| codes.iter().map(|code| chars[*code as usize]).collect();
     Ok(Trained { pieces: vocabulary.iter().map(|(codes, score)| (string(codes), *score as f32)).collect() })
-}
-
-fn too_few(found: usize, size: usize, options: &Options) -> Error {
-    let most = options.vocab_size - (size - found);
-    Error::Config(format!(
-        "vocab_size {} is too high for this text, which gives {found} of {size} pieces: set it to {most} or less, or hard_vocab_limit to false",
-        options.vocab_size
-    ))
 }
 
 /// The seeds with their first scores, and the text matched with them.

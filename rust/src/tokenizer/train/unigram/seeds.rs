@@ -59,7 +59,8 @@ pub(super) fn seeds(
     jobs: &Jobs<'_>,
 ) -> Result<Seeds> {
     let mut seeds = Seeds::default();
-    for code in FIRST..text.chars.len() as u32 {
+    // A character may be required without being there.
+    for code in (FIRST..text.chars.len() as u32).filter(|code| text.counts[*code as usize] > 0) {
         seeds.push(&[code], text.counts[code as usize]);
     }
     let suffixes = Suffixes::new(text, options.max_sentencepiece_length)?;
