@@ -264,7 +264,7 @@ def test_what_cannot_be_done_is_refused(options: dict[str, Any], error: type[Exc
 def test_bad_input_is_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes("よい行\n".encode() + b"\xff\xfe\n")
-    with pytest.raises(errors.CorruptDatasetError, match=r"bad\.txt:2.*UTF-8"):
+    with pytest.raises(errors.CorruptDatasetError, match=r"bad\.txt: line 2: .*UTF-8"):
         lc.Tokenizer.train(bad, model_type="bpe")
     with pytest.raises(OSError, match="no_such"):
         lc.Tokenizer.train(tmp_path / "no_such.txt", model_type="bpe")

@@ -60,6 +60,22 @@ class Samples:
     def seq_length(self) -> int: ...
     def item(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 
+@final
+class DocumentReader:
+    """The documents of inputs, a batch a call."""
+
+    def __new__(
+        cls,
+        inputs: Sequence[str],
+        *,
+        key: str,
+        skip_errors: bool,
+        format: str | None,
+        txt: str,
+        parquet: Callable[[Path, list[str]], Any] | None,
+    ) -> DocumentReader: ...
+    def next_batch(self) -> tuple[list[str], list[Path], list[int | None], list[str]] | None: ...
+
 def data_verify(prefix: _Path, vocab_size: int | None = None) -> dict[str, Any]: ...
 def data_split(split: str, documents: int, flavor: str) -> list[int]: ...
 def data_weights(documents: Sequence[int], alpha: float) -> list[float]: ...
@@ -95,6 +111,7 @@ def data_tokenize(
     tokenizer: str | None,
     sync_seconds: float,
     observe: Callable[[int, int, int, int, int], None] | None,
+    parquet: Callable[[Path, list[str]], Any] | None,
 ) -> dict[str, Any]: ...
 
 # --- tokenizer
@@ -107,6 +124,7 @@ def tokenizer_train(
     format: str | None,
     key: str,
     normalizer_from: _Path | None,
+    parquet: Callable[[Path, list[str]], Any] | None,
     observe: Callable[[str, int, int], None] | None,
 ) -> tuple[bytes, str, dict[str, Any]]: ...
 def tokenizer_train_options() -> list[str]: ...
@@ -118,6 +136,7 @@ def tokenizer_reestimate(
     sentences: Iterator[str] | None,
     format: str | None,
     key: str,
+    parquet: Callable[[Path, list[str]], Any] | None,
     iterations: int,
     num_threads: int | None,
     observe: Callable[[str, int, int], None] | None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _core
+from . import _core, _parquet
 from .errors import UnsupportedInputError
 
 Paths = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
@@ -101,6 +101,7 @@ def train(
             format={"text": "line", None: None}.get(input_format, input_format),
             key=json_key,
             normalizer_from=normalizer_from,
+            parquet=_parquet.Lines,
             observe=line.observe,
         )
     finally:
@@ -137,6 +138,7 @@ def reestimate(
             sentences=sentences,
             format={"text": "line", None: None}.get(input_format, input_format),
             key=json_key,
+            parquet=_parquet.Lines,
             iterations=iterations,
             num_threads=num_threads,
             observe=line.observe,

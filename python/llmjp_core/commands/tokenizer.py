@@ -1,4 +1,4 @@
-"""`llmjp-core tokenizer train` and `encode`: make a SentencePiece model, and see what it does to a text."""
+"""`llmjp-core tokenizer train`, `encode` and `report`: make a SentencePiece model, and see what it does to text."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("tokenizer", help="train a SentencePiece model, or encode text with one")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_train(actions)
+    _add_report(actions)
     encode = actions.add_parser("encode", help="print the ids of texts", description="Prints one line of ids a text.")
     encode.add_argument("texts", nargs="*", metavar="TEXT", help="default: each line of the standard input")
     encode.add_argument("--model", required=True, metavar="FILE", help="a SentencePiece .model file")
@@ -77,13 +78,29 @@ def _add_train(actions: Subparsers) -> None:
     _add_debug(train)
 
 
+def _add_report(actions: Subparsers) -> None:
+    report = actions.add_parser(
+        "report",
+        help="tokens a character, unknown text and pieces in use on a corpus",
+        description="Prints a table by source and language: each input file is a source.",
+    )
+    report.add_argument("model", metavar="MODEL", help="a SentencePiece .model file")
+    report.add_argument("corpus", nargs="+", metavar="CORPUS", help="files, folders or globs, as for preprocess")
+    report.add_argument("--beside", nargs="+", default=[], metavar="MODEL", help="other models to compare with")
+    report.add_argument("--key", default="text", help="key that holds the text in JSON Lines (text)")
+    report.add_argument("--max-documents", type=int, metavar="N", help="only the first N of the corpus")
+    report.add_argument("--plot", metavar="FILE", help="draw characters a token, as .png, .svg or .pdf")
+    report.add_argument("--json", action="store_true", help="print all numbers as JSON instead")
+    _add_debug(report)
+
+
 def _add_debug(parser: argparse.ArgumentParser) -> None:
     # Also on the inner command; SUPPRESS keeps a --debug given before it.
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    return _train(args) if args.action == "train" else _encode(args)
+    return {"train": _train, "encode": _encode, "report": _report}[args.action](args)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -101,6 +118,19 @@ def _train(args: argparse.Namespace) -> int:
         **options,
     )
     tokenizer.save(f"{args.model_prefix}.model")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    import json
+
+    from .. import tokenizer_report
+
+    models = [args.model, *args.beside]
+    report = tokenizer_report(models, args.corpus, key=args.key, max_documents=args.max_documents)
+    print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) if args.json else report)
+    if args.plot:
+        print(f"saved {report.plot().save(args.plot)}", file=sys.stderr)
     return 0
 
 

@@ -9,9 +9,10 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyIterator, PyString};
 
 use super::error::PyError;
+use super::preprocess::python_parquet;
 use super::signals::watched;
 use super::tokenizer::PyTokenizer;
-use crate::data::preprocess::{self, Batch, Format};
+use crate::data::preprocess::{self, Format};
 use crate::error::Error;
 use crate::interrupt::Interrupt;
 use crate::tokenizer::train::{
@@ -143,6 +144,7 @@ struct Source<'a, 'py> {
     sentences: Option<&'a Bound<'py, PyIterator>>,
     format: Option<&'a str>,
     key: &'a str,
+    parquet: Option<Py<PyAny>>,
 }
 
 fn pool(threads: usize) -> PyResult<rayon::ThreadPool> {
@@ -157,13 +159,14 @@ fn read(
     observer: &Observer,
     pool: &rayon::ThreadPool,
 ) -> PyResult<()> {
-    let Source { inputs, sentences, format, key } = source;
+    let Source { inputs, sentences, format, key, parquet } = source;
     if let Some(inputs) = inputs {
+        let parquet = parquet.map(python_parquet);
         let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
         observer.watch(py, pool, |progress| {
             let found = preprocess::expand(&inputs, format, Format::TextLines)?;
-            preprocess::sentences(&found.files, key, |batch: &Batch<'_>| {
-                corpus.add(batch.sentences, progress)?;
+            preprocess::sentences(&found.files, key, parquet, |batch| {
+                corpus.add(batch.texts, progress)?;
                 progress.step(Stage::Read, batch.bytes_read, batch.bytes_total)?;
                 Ok(!corpus.is_full())
             })
@@ -189,8 +192,7 @@ fn read(
 /// Trains on the lines of `inputs`, or on what `sentences` gives. Returns the model, the list of
 /// pieces and what became of the input.
 #[pyfunction]
-#[pyo3(signature = (named, *, inputs, sentences, format, key, normalizer_from, observe))]
-#[expect(clippy::type_complexity, reason = "two files and a report")]
+#[pyo3(signature = (named, *, inputs, sentences, format, key, normalizer_from, parquet, observe))]
 fn tokenizer_train<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyDict>,
@@ -199,6 +201,7 @@ fn tokenizer_train<'py>(
     format: Option<&str>,
     key: &str,
     normalizer_from: Option<PathBuf>,
+    parquet: Option<Py<PyAny>>,
     observe: Option<Py<PyAny>>,
 ) -> PyResult<(Bound<'py, PyBytes>, String, Bound<'py, PyDict>)> {
     let mut options = options(named)?;
@@ -206,7 +209,7 @@ fn tokenizer_train<'py>(
     let pool = pool(options.num_threads)?;
     let observer = Observer::new(observe);
     let mut corpus = Corpus::new(&options, &charsmap).map_err(PyError::from)?;
-    read(py, &mut corpus, Source { inputs, sentences, format, key }, &observer, &pool)?;
+    read(py, &mut corpus, Source { inputs, sentences, format, key, parquet }, &observer, &pool)?;
     let (Files { model, vocab }, report) = observer.watch(py, &pool, |progress| {
         let (text, report) = corpus.finish(progress)?;
         let trained = train_text(text, &options, progress)?;
@@ -218,7 +221,7 @@ fn tokenizer_train<'py>(
 
 /// Estimates the scores of a model anew, with further pieces. Returns the new model.
 #[pyfunction]
-#[pyo3(signature = (tokenizer, add_pieces, *, inputs, sentences, format, key, iterations, num_threads, observe))]
+#[pyo3(signature = (tokenizer, add_pieces, *, inputs, sentences, format, key, parquet, iterations, num_threads, observe))]
 fn tokenizer_reestimate<'py>(
     py: Python<'py>,
     tokenizer: &PyTokenizer,
@@ -227,6 +230,7 @@ fn tokenizer_reestimate<'py>(
     sentences: Option<&Bound<'py, PyIterator>>,
     format: Option<&str>,
     key: &str,
+    parquet: Option<Py<PyAny>>,
     iterations: usize,
     num_threads: Option<usize>,
     observe: Option<Py<PyAny>>,
@@ -239,7 +243,7 @@ fn tokenizer_reestimate<'py>(
     let pool = pool(num_threads.filter(|n| *n > 0).unwrap_or_else(default_threads))?;
     let observer = Observer::new(observe);
     let mut corpus = Corpus::new(options, charsmap).map_err(PyError::from)?;
-    read(py, &mut corpus, Source { inputs, sentences, format, key }, &observer, &pool)?;
+    read(py, &mut corpus, Source { inputs, sentences, format, key, parquet }, &observer, &pool)?;
     let model = observer.watch(py, &pool, |progress| {
         let (text, _) = corpus.finish(progress)?;
         plan.run(&text, iterations, progress)

@@ -53,6 +53,12 @@ impl Inventory {
         string(a).map(char).cmp(string(b).map(char))
     }
 
+    /// The first three characters of a pair as one number, in the order of `compare`.
+    pub(super) fn head(&self, left: u32, right: u32) -> u64 {
+        let mut codes = self.codes(left).iter().chain(self.codes(right));
+        (0..3).fold(0, |head, _| head << 21 | codes.next().map_or(0, |code| u64::from(self.chars[*code as usize])))
+    }
+
     fn string(&self, symbol: u32) -> String {
         self.codes(symbol).iter().map(|code| self.chars[*code as usize]).collect()
     }

@@ -41,20 +41,16 @@ pub(super) fn train(text: Text, options: &Options, progress: &Progress<'_>) -> R
     let wanted = options.vocab_size.saturating_sub(Meta::new(options)?.len() + text.chars.len() - FIRST as usize);
     // The text is freed before the line is laid out beside its words.
     let words = if options.split_by_whitespace { { text }.split_words(options, progress)? } else { text };
-    let mut trainer = Trainer {
-        valid: Valid::new(&words, options),
-        inventory: Inventory::new(words.chars.clone()),
-        line: Line::new(&words)?,
-        max_length: options.max_sentencepiece_length,
-        known: HashSet::new(),
-        floor: 0,
-        queue: Queue::default(),
-        tally: Tally::default(),
-        wanted,
-    };
+    let mut trainer = Trainer::new(&words, options, wanted)?;
     drop(words);
-    let merged = trainer.run(progress)?;
+    let floor = first_floor(&trainer.line);
+    let merged = trainer.run(floor, progress)?;
     Ok(trainer.inventory.trained(&merged))
+}
+
+/// How the floor begins: `None` for no floor at all.
+fn first_floor(line: &Line) -> Option<u64> {
+    (line.len() > SMALL).then(|| (line.weight() / FIRST_FLOOR).max(1))
 }
 
 struct Trainer {
@@ -72,10 +68,24 @@ struct Trainer {
 }
 
 impl Trainer {
+    fn new(words: &Text, options: &Options, wanted: usize) -> Result<Self> {
+        Ok(Self {
+            valid: Valid::new(words, options),
+            inventory: Inventory::new(words.chars.clone()),
+            line: Line::new(words)?,
+            max_length: options.max_sentencepiece_length,
+            known: HashSet::new(),
+            floor: 0,
+            queue: Queue::default(),
+            tally: Tally::default(),
+            wanted,
+        })
+    }
+
     /// The symbols made, in order.
-    fn run(&mut self, progress: &Progress<'_>) -> Result<Vec<u32>> {
+    fn run(&mut self, floor: Option<u64>, progress: &Progress<'_>) -> Result<Vec<u32>> {
         let mut merged = Vec::new();
-        self.floor = if self.line.len() <= SMALL { 0 } else { (self.line.weight() / FIRST_FLOOR).max(1) };
+        self.floor = floor.unwrap_or(0);
         while merged.len() < self.wanted {
             self.queue = Queue::default();
             for pair in scan::pairs(self, progress)? {
@@ -226,5 +236,92 @@ impl Tally {
             self.counts[neighbour as usize] = (0, 0);
             self.slots[neighbour as usize] = Self::NONE;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words of a few letters, the short ones often.
+    fn words() -> Text {
+        let mut text = Text { chars: "\u{1f}\u{2585}abcde".chars().collect(), ..Text::default() };
+        text.counts = vec![0; text.chars.len()];
+        let mut state = 1u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..3000 {
+            let most = 1 + next(30);
+            let length = 1 + next(most);
+            for _ in 0..length {
+                let letters = 1 + next(5);
+                let outside = u32::from(next(50) == 0);
+                text.codes.push(FIRST + next(letters) as u32 - outside);
+            }
+            text.ends.push(text.codes.len());
+            let most = 1 + next(9);
+            text.freqs.push(1 + next(most));
+        }
+        text
+    }
+
+    fn merged(floor: Option<u64>, wanted: usize) -> Vec<Vec<u32>> {
+        let mut trainer = Trainer::new(&words(), &Options::default(), wanted).expect("a short text");
+        let merged = trainer.run(floor, &Progress::SILENT).expect("not interrupted");
+        merged.into_iter().map(|symbol| trainer.inventory.codes(symbol).to_vec()).collect()
+    }
+
+    #[test]
+    fn floors_change_nothing() {
+        let plain = merged(None, 1200);
+        assert_eq!(plain.len(), 1200);
+        for floor in [1, 2, 7, 40, 1000, 1_000_000] {
+            assert_eq!(merged(Some(floor), 1200), plain, "{floor}");
+        }
+    }
+
+    /// The definition, counted anew for each piece.
+    fn by_definition(wanted: usize) -> Vec<Vec<u32>> {
+        let text = words();
+        let valid = Valid::new(&text, &Options::default());
+        let start = |codes: &[u32]| codes.iter().map(|code| vec![*code]).collect::<Vec<_>>();
+        let mut lines: Vec<(Vec<Vec<u32>>, u64)> = text.sentences().map(|(w, freq)| (start(w), freq)).collect();
+        let (mut merged, mut dropped) = (Vec::new(), HashSet::new());
+        while merged.len() < wanted {
+            let mut counts = std::collections::HashMap::new();
+            for (line, freq) in &lines {
+                line.windows(2).for_each(|pair| *counts.entry((pair[0].clone(), pair[1].clone())).or_insert(0) += freq);
+            }
+            let candidates =
+                counts.into_iter().map(|((left, right), count)| (count, [&left[..], &right[..]].concat(), left, right));
+            let best = candidates
+                .filter(|(_, piece, ..)| valid.is_valid_piece(piece))
+                .filter(|(_, _, left, right)| !dropped.contains(&(left.clone(), right.clone())))
+                .max_by(|a, b| a.0.cmp(&b.0).then(b.1.len().cmp(&a.1.len())).then(b.1.cmp(&a.1)));
+            let Some((_, piece, left, right)) = best else { break };
+            if merged.contains(&piece) {
+                dropped.insert((left, right));
+                continue;
+            }
+            for (line, _) in &mut lines {
+                let mut at = 0;
+                while at + 1 < line.len() {
+                    if line[at] == left && line[at + 1] == right {
+                        line[at] = piece.clone();
+                        line.remove(at + 1);
+                    }
+                    at += 1;
+                }
+            }
+            merged.push(piece);
+        }
+        merged
+    }
+
+    #[test]
+    fn pieces_are_those_of_the_definition() {
+        assert_eq!(merged(None, 150), by_definition(150));
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Candidate {
 #[derive(Clone, Copy)]
 struct Entry {
     count: u64,
+    /// The beginning of the string, which decides nearly always.
+    head: u64,
     /// In characters.
     length: u32,
     /// In `pairs`.
@@ -31,7 +33,7 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn push(&mut self, pair: Candidate, inventory: &Inventory) {
         let length = inventory.length(pair.left) + inventory.length(pair.right);
-        let count = pair.count;
+        let (count, head) = (pair.count, inventory.head(pair.left, pair.right));
         let index = if let Some(index) = self.free.pop() {
             self.pairs[index as usize] = pair;
             index
@@ -39,7 +41,7 @@ impl Queue {
             self.pairs.push(pair);
             self.pairs.len() as u32 - 1
         };
-        self.heap.push(Entry { count, length: length as u32, index });
+        self.heap.push(Entry { count, head, length: length as u32, index });
         self.rise(self.heap.len() - 1, inventory);
     }
 
@@ -61,11 +63,8 @@ impl Queue {
             let pair = &self.pairs[entry.index as usize];
             (pair.left, pair.right)
         };
-        let order = b.count.cmp(&a.count).then(a.length.cmp(&b.length)).then_with(|| {
-            let (a, b) = (halves(a), halves(b));
-            inventory.compare(a, b).then(a.cmp(&b))
-        });
-        order.is_lt()
+        let known = (b.count, a.length, a.head).cmp(&(a.count, b.length, b.head));
+        known.then_with(|| inventory.compare(halves(a), halves(b)).then(halves(a).cmp(&halves(b)))).is_lt()
     }
 
     fn rise(&mut self, mut at: usize, inventory: &Inventory) {

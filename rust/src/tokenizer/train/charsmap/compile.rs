@@ -58,8 +58,12 @@ struct Array<'a> {
     taken: Vec<bool>,
     used_bases: Vec<bool>,
     first_free: usize,
+    /// Where states with several labels start to look.
+    from: usize,
 }
 
+/// Where a place was this hard to find, later states of several labels do not look again.
+const TRIES: usize = 64;
 const BLOCK: usize = 256;
 /// Larger offsets need another encoding, which these maps are far from.
 const MAX_OFFSET: usize = 1 << 21;
@@ -73,6 +77,7 @@ impl<'a> Array<'a> {
             taken: Vec::new(),
             used_bases: Vec::new(),
             first_free: 1,
+            from: 1,
         };
         array.grow();
         // The root's own unit; and no state has base 0, which means "none" to readers.
@@ -129,16 +134,21 @@ impl<'a> Array<'a> {
         while self.taken.get(self.first_free) == Some(&true) {
             self.first_free += 1;
         }
-        let mut place = self.first_free;
+        let start = if labels.len() == 1 { self.first_free } else { self.from.max(self.first_free) };
+        let mut place = start;
         loop {
             if place >= self.taken.len() {
                 self.grow();
             }
             let base = place ^ labels[0];
             if !self.used_bases[base] && labels.iter().all(|label| !self.taken[base ^ label]) {
-                return base;
+                break;
             }
             place += 1;
         }
+        if labels.len() > 1 && place - start > TRIES {
+            self.from = place;
+        }
+        place ^ labels[0]
     }
 }

@@ -24,8 +24,9 @@ pub(super) fn vocabulary(pieces: &Pieces, chars: &[char], size: usize) -> Vec<Sc
     let mut vocabulary: Vec<Scored> = Vec::with_capacity(size);
     for code in FIRST..chars.len() as u32 {
         let score = alone[code as usize].unwrap_or_else(|| {
+            let score = lowest + missing;
             missing += MISSING_STEP;
-            lowest + missing - MISSING_STEP
+            score
         });
         vocabulary.push((vec![code], score));
     }
@@ -43,4 +44,23 @@ pub(super) fn vocabulary(pieces: &Pieces, chars: &[char], size: usize) -> Vec<Sc
 fn by_score(a: &Scored, b: &Scored, chars: &[char]) -> Ordering {
     let text = |s: &Scored| s.0.iter().map(|c| chars[*c as usize]).collect::<Vec<_>>();
     b.1.total_cmp(&a.1).then_with(|| text(a).cmp(&text(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_character_and_the_best_other_pieces() {
+        let chars = ['\t', '▅', 'a', 'b', 'c', 'd'];
+        let texts: [&[u32]; 5] = [&[2], &[4], &[2, 3], &[3, 4], &[2, 2]];
+        let ends = [1, 2, 4, 6, 8];
+        let (pieces, _) = Pieces::new(texts.concat(), &ends, &[-1.0, -7.0, -3.0, -2.0, -3.0], &chars).unwrap();
+        let found = vocabulary(&pieces, &chars, 6);
+        let string = |codes: &[u32]| codes.iter().map(|c| chars[*c as usize]).collect::<String>();
+        let found: Vec<(String, f64)> = found.iter().map(|(codes, score)| (string(codes), *score)).collect();
+        // "ab" and "aa" are equal: the smaller string. "b" and "d" are missing.
+        let want = [("a", -1.0), ("bc", -2.0), ("aa", -3.0), ("d", -7.0 + 1e-4), ("b", -7.0), ("c", -7.0)];
+        assert_eq!(found, want.map(|(text, score)| (text.to_owned(), score)));
+    }
 }

@@ -105,7 +105,11 @@ mod tests {
             let jobs = Jobs { threads, progress: Progress::SILENT };
             let mut taken = Vec::new();
             let job = |_: &mut (), i: usize, _: &Stop<'_>| Ok(i * i);
-            jobs.in_order(100, || (), job, |i, square| Ok(taken.push((i, square)))).unwrap();
+            let take = |i, square| {
+                taken.push((i, square));
+                Ok(())
+            };
+            jobs.in_order(100, || (), job, take).unwrap();
             assert_eq!(taken, (0..100).map(|i| (i, i * i)).collect::<Vec<_>>());
         }
     }

@@ -162,3 +162,94 @@ impl Path {
         if high > f64::from(lists.of(piece)[0].score) { Alternative::Better } else { Alternative::Worse }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tokenizer::train::Progress;
+
+    const CHARS: [char; 5] = ['\t', '▅', 'a', 'b', 'c'];
+    const JOBS: Jobs<'static> = Jobs { threads: 2, progress: Progress::SILENT };
+
+    /// All ways to cut `text` into pieces, the likeliest first; none with unknown characters.
+    fn paths(text: &[u32], pieces: &Pieces) -> Vec<(f64, Vec<u32>)> {
+        if text.is_empty() {
+            return vec![(0.0, Vec::new())];
+        }
+        let mut all = Vec::new();
+        for piece in pieces.numbers().filter(|p| text.starts_with(pieces.text(*p))) {
+            for (score, mut path) in paths(&text[pieces.length(piece)..], pieces) {
+                path.insert(0, piece);
+                all.push((score + pieces.scores[piece as usize], path));
+            }
+        }
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        all
+    }
+
+    fn pieces(texts: &[Vec<u32>], scores: &[f64]) -> (Pieces, super::super::pieces::Matcher<'static>) {
+        let mut end = 0;
+        let mut add = |text: &Vec<u32>| {
+            end += text.len();
+            end
+        };
+        let ends: Vec<usize> = texts.iter().map(&mut add).collect();
+        Pieces::new(texts.concat(), &ends, &scores[..texts.len()], &CHARS).expect("few and short")
+    }
+
+    proptest! {
+        #[test]
+        fn best_paths_and_alternatives_are_those_of_every_path(
+            texts in prop::collection::btree_set(prop::collection::vec(2u32..5, 1..6), 1..20),
+            scores in prop::collection::vec(-12.0..-1.0, 20),
+            sentence in prop::collection::vec(2u32..5, 1..10),
+        ) {
+            let texts: Vec<Vec<u32>> = texts.into_iter().collect();
+            let (pieces, matcher) = pieces(&texts, &scores);
+            let lists = pieces.lists(|score| score);
+            for piece in pieces.numbers() {
+                let others: Vec<_> = paths(pieces.text(piece), &pieces).into_iter().filter(|(_, p)| p.len() > 1).collect();
+                let mut path = Path::default();
+                let found = path.alternative(&pieces, &lists, piece);
+                // A path through an unknown character is never better, and is none.
+                let want = match others.first() {
+                    None => Alternative::None,
+                    Some((score, _)) if *score > pieces.scores[piece as usize] => Alternative::Better,
+                    Some(_) => Alternative::Worse,
+                };
+                prop_assert_eq!(&found, &want);
+                if found == Alternative::Worse {
+                    path.taken.reverse();
+                    let score: f64 = path.taken.iter().map(|p| pieces.scores[*p as usize]).sum();
+                    prop_assert!((score - others[0].0).abs() < 1e-5);
+                }
+            }
+            let corpus = Corpus::new(&sentence, &[sentence.len()], &[3], &matcher, &JOBS).expect("not interrupted");
+            let counts = best_paths(&corpus, &pieces, &lists, &JOBS, || Ok(())).expect("not interrupted");
+            if let Some((best, _)) = paths(&sentence, &pieces).first() {
+                let score: f64 = pieces.numbers().map(|p| counts[p as usize] as f64 * pieces.scores[p as usize]).sum();
+                prop_assert!(counts[0] > 0 || (score - 3.0 * best).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_keeps_what_it_cannot_spare() {
+        let texts = [vec![2], vec![3], vec![2, 3], vec![3, 2], vec![4, 4], vec![2, 2]];
+        let (pieces, _) = pieces(&texts, &[-2.0, -2.0, -3.0, -3.5, -9.0, -5.0]);
+        let lists = pieces.lists(|score| score);
+        // "aa" is likelier as two pieces; "cc" has no other way; "ba" is never used.
+        let counts = [0, 10, 10, 50, 0, 0, 0];
+        let kept = |size| -> Vec<u32> {
+            let keep = keep(&pieces, &lists, &counts, size);
+            pieces.numbers().filter(|p| keep[*p as usize]).collect()
+        };
+        assert_eq!(kept(6), [1, 2, 3, 5]);
+        assert_eq!(kept(3), [1, 2, 5]);
+        // 50 of 70 pieces; written with "a" and "b" they are 60 of 120 each.
+        let want = 50.0 / 70.0 * ((50.0f64 / 70.0).ln() - 2.0 * (60.0f64 / 120.0).ln());
+        assert!((loss(3, &[1, 2], &counts, 70.0) - want).abs() < 1e-12);
+    }
+}

@@ -277,6 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn rare_candidates_go_where_there_are_enough() {
+        let counts = |counts: &[u64]| -> Vec<Substring> {
+            counts.iter().map(|count| Substring { start: 0, length: 2, count: *count }).collect()
+        };
+        let many = counts(&[9, 9, 8, 7, 7, 7, 6, 5, 4, 3, 2, 2]);
+        assert_eq!(least_count(&many, 2), 7);
+        // Fewer than three for a piece, but two that are not rare.
+        assert_eq!(least_count(&many, 5), 3);
+        // All of them.
+        assert!(least_count(&many, 8) <= 2);
+        assert_eq!(least_count(&[], 8), 0);
+    }
+
+    #[test]
     fn large_buckets_are_split_by_counting() {
         let mut state = 1u32;
         let mut next = |n: u32| {
