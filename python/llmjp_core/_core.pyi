@@ -128,6 +128,19 @@ def tokenizer_train(
     observe: Callable[[str, int, int], None] | None,
 ) -> tuple[bytes, str, dict[str, Any]]: ...
 def tokenizer_train_options() -> list[str]: ...
+def tokenizer_reestimate(
+    tokenizer: Tokenizer,
+    add_pieces: Sequence[str],
+    *,
+    inputs: Sequence[str] | None,
+    sentences: Iterator[str] | None,
+    format: str | None,
+    key: str,
+    parquet: Callable[[Path, list[str]], Any] | None,
+    iterations: int,
+    num_threads: int | None,
+    observe: Callable[[str, int, int], None] | None,
+) -> bytes: ...
 
 @final
 class Tokenizer:
@@ -192,6 +205,29 @@ class Tokenizer:
             TokenizerError: options that cannot be met, such as a vocabulary larger than the text
                 gives or smaller than its alphabet.
             CorruptDatasetError: a line that is not UTF-8 or no JSON, with file and line.
+        """
+
+    def reestimate(
+        self,
+        texts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Iterable[str],
+        add_pieces: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Tokenizer:
+        """A copy of a unigram model whose scores are estimated on other text.
+
+        Every piece keeps its id; scores of ordinary pieces change, those of control, user-defined
+        and byte pieces do not. New pieces come after the last id.
+
+        Args:
+            texts: what `train` takes as `input`.
+            add_pieces: pieces to add; `▁` stands for a space. What it takes to join the
+                vocabularies of several models: train them, add the pieces of one to another.
+            options: `iterations` of expectation maximisation (8), `num_threads` (changes no
+                result), `input_format`, `json_key`, `progress` as in `train`.
+
+        Raises:
+            UnsupportedModelError: a BPE model.
+            TokenizerError: a piece is there already, is empty, or has a space in it.
         """
 
     def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:

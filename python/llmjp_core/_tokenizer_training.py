@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,40 @@ def train(
         Path(vocab).write_text(pieces, encoding="utf-8", newline="\n")
     (report or _say)(result)
     return tokenizer
+
+
+def reestimate(
+    tokenizer: _core.Tokenizer,
+    texts: Paths | Iterable[str],
+    add_pieces: Sequence[str] | None = None,
+    *,
+    iterations: int = 8,
+    num_threads: int | None = None,
+    input_format: str | None = None,
+    json_key: str = "text",
+    progress: bool | Callable[[TrainingProgress], None] = True,
+) -> _core.Tokenizer:
+    """`lc.Tokenizer.reestimate`; see there."""
+    if isinstance(add_pieces, str):
+        raise UnsupportedInputError("add_pieces must be a list of str, not str")
+    paths, sentences = _source(texts)
+    line = _Line(progress, time.monotonic())
+    try:
+        model = _core.tokenizer_reestimate(
+            tokenizer,
+            list(add_pieces or []),
+            inputs=paths,
+            sentences=sentences,
+            format={"text": "line", None: None}.get(input_format, input_format),
+            key=json_key,
+            parquet=_parquet.Lines,
+            iterations=iterations,
+            num_threads=num_threads,
+            observe=line.observe,
+        )
+    finally:
+        line.close()
+    return _core.Tokenizer.from_bytes(model, compat=tokenizer.compat)
 
 
 def _source(input: Paths | Iterable[str]) -> tuple[list[str] | None, Iterator[str] | None]:

@@ -171,6 +171,18 @@ impl PyTokenizer {
         py.import("llmjp_core._tokenizer_training")?.getattr("train")?.call((input,), options)
     }
 
+    /// A copy with scores estimated on other text; see the stubs for the options.
+    #[pyo3(signature = (texts, add_pieces = None, **options))]
+    fn reestimate<'py>(
+        slf: &Bound<'py, Self>,
+        texts: &Bound<'py, PyAny>,
+        add_pieces: Option<&Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let reestimate = slf.py().import("llmjp_core._tokenizer_training")?.getattr("reestimate")?;
+        reestimate.call((slf, texts, add_pieces), options)
+    }
+
     /// The ids of one text. `enable_sampling` draws a segmentation at random, by `seed`; see `encode_batch`.
     #[pyo3(signature = (
         text, *, add_bos = false, add_eos = false, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,

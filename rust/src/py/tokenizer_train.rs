@@ -11,11 +11,12 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyIterator, PyString};
 use super::error::PyError;
 use super::preprocess::python_parquet;
 use super::signals::watched;
+use super::tokenizer::PyTokenizer;
 use crate::data::preprocess::{self, Format};
 use crate::error::Error;
 use crate::interrupt::Interrupt;
 use crate::tokenizer::train::{
-    Corpus, Files, Options, Progress, Report, Stage, Value, files, named_charsmap, train_text,
+    Corpus, Files, Options, Progress, Reestimate, Report, Stage, Value, files, named_charsmap, train_text,
 };
 use crate::tokenizer::{Tokenizer, default_threads};
 
@@ -68,6 +69,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Observer {
+    fn new(call: Option<Py<PyAny>>) -> Self {
+        Self { call, told: Mutex::new((None, Instant::now())), raised: Mutex::new(None) }
+    }
+
     fn tell(&self, stage: Stage, done: u64, total: u64) {
         let Some(call) = &self.call else { return };
         {
@@ -133,32 +138,32 @@ fn some_sentences(sentences: &Bound<'_, PyIterator>, count: &mut usize) -> PyRes
     Ok(batch)
 }
 
-/// Trains on the lines of `inputs`, or on what `sentences` gives. Returns the model, the list of
-/// pieces and what became of the input.
-#[pyfunction]
-#[pyo3(signature = (named, *, inputs, sentences, format, key, normalizer_from, parquet, observe))]
-#[expect(clippy::type_complexity, reason = "two files and a report")]
-fn tokenizer_train<'py>(
-    py: Python<'py>,
-    named: &Bound<'py, PyDict>,
+/// Where sentences come from: files, or an iterator.
+struct Source<'a, 'py> {
     inputs: Option<Vec<String>>,
-    sentences: Option<&Bound<'py, PyIterator>>,
-    format: Option<&str>,
-    key: &str,
-    normalizer_from: Option<PathBuf>,
+    sentences: Option<&'a Bound<'py, PyIterator>>,
+    format: Option<&'a str>,
+    key: &'a str,
     parquet: Option<Py<PyAny>>,
-    observe: Option<Py<PyAny>>,
-) -> PyResult<(Bound<'py, PyBytes>, String, Bound<'py, PyDict>)> {
-    let mut options = options(named)?;
-    let charsmap = py.detach(|| charsmap(&mut options, normalizer_from)).map_err(PyError::from)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.num_threads).build();
-    let pool = pool.map_err(|e| PyError::from(Error::Internal(format!("no threads: {e}"))))?;
-    let observer = Observer { call: observe, told: Mutex::new((None, Instant::now())), raised: Mutex::new(None) };
-    let mut corpus = Corpus::new(&options, &charsmap).map_err(PyError::from)?;
+}
+
+fn pool(threads: usize) -> PyResult<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    Ok(pool.map_err(|e| PyError::from(Error::Internal(format!("no threads: {e}"))))?)
+}
+
+fn read(
+    py: Python<'_>,
+    corpus: &mut Corpus,
+    source: Source<'_, '_>,
+    observer: &Observer,
+    pool: &rayon::ThreadPool,
+) -> PyResult<()> {
+    let Source { inputs, sentences, format, key, parquet } = source;
     if let Some(inputs) = inputs {
         let parquet = parquet.map(python_parquet);
         let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
-        observer.watch(py, &pool, |progress| {
+        observer.watch(py, pool, |progress| {
             let found = preprocess::expand(&inputs, format, Format::TextLines)?;
             preprocess::sentences(&found.files, key, parquet, |batch| {
                 corpus.add(batch.texts, progress)?;
@@ -175,12 +180,36 @@ fn tokenizer_train<'py>(
             }
             let texts: Vec<&str> = batch.iter().map(|text| &**text).collect();
             bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
-            observer.watch(py, &pool, |progress| {
+            observer.watch(py, pool, |progress| {
                 corpus.add(&texts, progress)?;
                 progress.step(Stage::Read, bytes, 0)
             })?;
         }
     }
+    Ok(())
+}
+
+/// Trains on the lines of `inputs`, or on what `sentences` gives. Returns the model, the list of
+/// pieces and what became of the input.
+#[pyfunction]
+#[pyo3(signature = (named, *, inputs, sentences, format, key, normalizer_from, parquet, observe))]
+fn tokenizer_train<'py>(
+    py: Python<'py>,
+    named: &Bound<'py, PyDict>,
+    inputs: Option<Vec<String>>,
+    sentences: Option<&Bound<'py, PyIterator>>,
+    format: Option<&str>,
+    key: &str,
+    normalizer_from: Option<PathBuf>,
+    parquet: Option<Py<PyAny>>,
+    observe: Option<Py<PyAny>>,
+) -> PyResult<(Bound<'py, PyBytes>, String, Bound<'py, PyDict>)> {
+    let mut options = options(named)?;
+    let charsmap = py.detach(|| charsmap(&mut options, normalizer_from)).map_err(PyError::from)?;
+    let pool = pool(options.num_threads)?;
+    let observer = Observer::new(observe);
+    let mut corpus = Corpus::new(&options, &charsmap).map_err(PyError::from)?;
+    read(py, &mut corpus, Source { inputs, sentences, format, key, parquet }, &observer, &pool)?;
     let (Files { model, vocab }, report) = observer.watch(py, &pool, |progress| {
         let (text, report) = corpus.finish(progress)?;
         let trained = train_text(text, &options, progress)?;
@@ -188,6 +217,38 @@ fn tokenizer_train<'py>(
         Ok((files(&trained, &options, &charsmap)?, report))
     })?;
     Ok((PyBytes::new(py, &model), vocab, dict(py, &report)?))
+}
+
+/// Estimates the scores of a model anew, with further pieces. Returns the new model.
+#[pyfunction]
+#[pyo3(signature = (tokenizer, add_pieces, *, inputs, sentences, format, key, parquet, iterations, num_threads, observe))]
+fn tokenizer_reestimate<'py>(
+    py: Python<'py>,
+    tokenizer: &PyTokenizer,
+    add_pieces: Vec<String>,
+    inputs: Option<Vec<String>>,
+    sentences: Option<&Bound<'py, PyIterator>>,
+    format: Option<&str>,
+    key: &str,
+    parquet: Option<Py<PyAny>>,
+    iterations: usize,
+    num_threads: Option<usize>,
+    observe: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    if iterations == 0 {
+        return Err(PyError::from(Error::Config("iterations must be at least 1".to_owned())).into());
+    }
+    let plan = Reestimate::new(&tokenizer.inner, add_pieces).map_err(PyError::from)?;
+    let (options, charsmap) = plan.options();
+    let pool = pool(num_threads.filter(|n| *n > 0).unwrap_or_else(default_threads))?;
+    let observer = Observer::new(observe);
+    let mut corpus = Corpus::new(options, charsmap).map_err(PyError::from)?;
+    read(py, &mut corpus, Source { inputs, sentences, format, key, parquet }, &observer, &pool)?;
+    let model = observer.watch(py, &pool, |progress| {
+        let (text, _) = corpus.finish(progress)?;
+        plan.run(&text, iterations, progress)
+    })?;
+    Ok(PyBytes::new(py, &model))
 }
 
 /// The character map: of another model, which then also names it, or of the rule that is named.
@@ -228,5 +289,6 @@ fn tokenizer_train_options() -> Vec<&'static str> {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(tokenizer_train, m)?)?;
+    m.add_function(wrap_pyfunction!(tokenizer_reestimate, m)?)?;
     m.add_function(wrap_pyfunction!(tokenizer_train_options, m)?)
 }

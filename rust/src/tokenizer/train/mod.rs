@@ -10,7 +10,9 @@ mod cut;
 mod meta;
 mod options;
 mod progress;
+mod reestimate;
 mod text;
+mod unigram;
 mod valid;
 mod write;
 
@@ -18,12 +20,13 @@ pub use charsmap::named_charsmap;
 pub use corpus::{Corpus, Report};
 pub use options::{Options, Value};
 pub use progress::{Progress, Stage, Tell};
+pub use reestimate::Reestimate;
 pub use text::Text;
 pub use valid::Valid;
 pub use write::{Files, files};
 
 use super::model_file::ModelType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The pieces of a trained model that have scores, in the order of their ids. Control, user-defined
 /// and byte pieces are not among them.
@@ -40,6 +43,6 @@ pub struct Trained {
 pub fn train_text(text: Text, options: &Options, progress: &Progress<'_>) -> Result<Trained> {
     match options.model_type {
         ModelType::Bpe => bpe::train(text, options, progress),
-        ModelType::Unigram => Err(Error::UnsupportedInput("unigram training is not built into this version".into())),
+        ModelType::Unigram => unigram::train(text, options, progress),
     }
 }

@@ -217,7 +217,7 @@ fn six_digits(value: f64) -> String {
 
 /// A protobuf message in the making.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(super) struct Message(pub(super) Vec<u8>);
 
 impl Message {
     fn varint(&mut self, mut value: u64) {
@@ -229,23 +229,23 @@ impl Message {
     }
 
     /// A negative number takes ten bytes, as the format wants it.
-    fn integer(&mut self, field: u64, value: i64) {
+    pub(super) fn integer(&mut self, field: u64, value: i64) {
         self.varint(field << 3);
         self.varint(value as u64);
     }
 
-    fn float(&mut self, field: u64, value: f32) {
+    pub(super) fn float(&mut self, field: u64, value: f32) {
         self.varint(field << 3 | 5);
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    fn bytes(&mut self, field: u64, value: &[u8]) {
+    pub(super) fn bytes(&mut self, field: u64, value: &[u8]) {
         self.varint(field << 3 | 2);
         self.varint(value.len() as u64);
         self.0.extend_from_slice(value);
     }
 
-    fn text(&mut self, field: u64, value: &str) {
+    pub(super) fn text(&mut self, field: u64, value: &str) {
         self.bytes(field, value.as_bytes());
     }
 }
