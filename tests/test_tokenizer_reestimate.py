@@ -108,7 +108,9 @@ def test_only_scores_change_and_new_pieces_come_last(tokenizer: lc.Tokenizer, tm
     reference = spm.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     texts = [*OTHER, *NEKO[8:40], "A cat<sep> \t鯨飲"]
     assert new.encode_batch(texts) == reference.encode(texts)
-    assert "東京都" in new.encode_as_pieces("私の東京都だ") and "東京都" not in tokenizer.encode_as_pieces("私の東京都だ")
+    assert "東京都" in new.encode_as_pieces("私の東京都だ") and "東京都" not in tokenizer.encode_as_pieces(
+        "私の東京都だ"
+    )
 
 
 def test_other_text_becomes_more_likely(tokenizer: lc.Tokenizer, tmp_path: Path) -> None:
