@@ -137,7 +137,6 @@ fn some_sentences(sentences: &Bound<'_, PyIterator>, count: &mut usize) -> PyRes
 /// pieces and what became of the input.
 #[pyfunction]
 #[pyo3(signature = (named, *, inputs, sentences, format, key, normalizer_from, parquet, observe))]
-#[expect(clippy::type_complexity, reason = "two files and a report")]
 fn tokenizer_train<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyDict>,
