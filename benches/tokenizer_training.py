@@ -4,8 +4,9 @@
         [--rounds 1] [--only llmjp_core] [--json FILE]
 
 The corpora (JSONL, text; .xz) are read to lines and shuffled; of each 40 lines one is held out. Prints wall and
-processor seconds, peak memory of the process (the text's included), characters a token on the held-out text, and for
-BPE whether both vocabularies are equal. `--megabytes` beyond the corpora repeat them with one character in 20 changed.
+processor seconds, peak memory of the process (the text's included) and characters a token on the held-out text; for BPE
+whether both vocabularies are equal, for unigram how likely held-out text is. `--megabytes` beyond the corpora repeat
+them with one character in 20 changed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2 as pb
 
 import llmjp_core as lc
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from unigram_quality import log_likelihood
 
 OPTIONS = {"byte_fallback": True, "character_coverage": 0.9995, "max_sentence_length": 16384, "num_threads": 2}
 
@@ -83,10 +87,12 @@ def characters_a_token(model: str, held: list[str]) -> float:
     return sum(map(len, held)) / sum(map(len, processor.encode(held)))
 
 
+def parsed(model: str) -> pb.ModelProto:
+    return pb.ModelProto.FromString(Path(model).read_bytes())
+
+
 def pieces(model: str) -> list[tuple[str, float]]:
-    proto = pb.ModelProto()
-    proto.ParseFromString(Path(model).read_bytes())
-    return [(piece.piece, piece.score) for piece in proto.pieces]
+    return [(piece.piece, piece.score) for piece in parsed(model).pieces]
 
 
 def main() -> None:
@@ -139,6 +145,9 @@ def race(case: dict[str, Any], text: Path, held: list[str], args: argparse.Names
     for trainer, costs in best.items():
         model = str(text.parent / f"{trainer}.model")
         rows.append({**case, "trainer": trainer, **costs, "characters_a_token": characters_a_token(model, held)})
+        if case["type"] == "unigram":
+            sample = held[: max(1, len(held) * 300_000 // max(1, sum(map(len, held))))]
+            rows[-1]["log_likelihood"] = log_likelihood(parsed(model), sample)
         if case["type"] == "bpe" and len(best) == 2:
             rows[-1]["equal"] = pieces(str(text.parent / "llmjp_core.model")) == pieces(
                 str(text.parent / "sentencepiece.model")
@@ -147,7 +156,8 @@ def race(case: dict[str, Any], text: Path, held: list[str], args: argparse.Names
         print(
             f"{case['type']:8}{case['vocab']:7}{case['megabytes']:8.1f} MB  {trainer:14}{row['wall']:8.1f} s wall"
             f"{row['cpu']:8.1f} s cpu{row['mb']:8.0f} MB  {row['characters_a_token']:.4f} characters/token"
-            + (f"  equal: {row['equal']}" if "equal" in row else ""),
+            + (f"  equal: {row['equal']}" if "equal" in row else "")
+            + (f"  {row['log_likelihood']:.4f} nats/character" if "log_likelihood" in row else ""),
             flush=True,
         )
     return rows

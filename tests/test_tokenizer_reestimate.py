@@ -101,16 +101,15 @@ def test_only_scores_change_and_new_pieces_come_last(tokenizer: lc.Tokenizer, tm
     old, got = proto_of(tokenizer, tmp_path), proto_of(new, tmp_path)
     assert [(p.piece, p.type) for p in got.pieces[:3000]] == [(p.piece, p.type) for p in old.pieces]
     assert [p.piece for p in got.pieces[3000:]] == NEW
-    assert all(a.score == b.score for a, b in zip(old.pieces, got.pieces) if a.type != NORMAL)
+    assert all(a.score == b.score for a, b in zip(old.pieces, got.pieces[:3000], strict=True) if a.type != NORMAL)
     assert (got.trainer_spec.vocab_size, new.vocab_size) == (3004, 3004)
     got.trainer_spec.vocab_size = 3000
     assert (got.trainer_spec, got.normalizer_spec) == (old.trainer_spec, old.normalizer_spec)
     reference = spm.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     texts = [*OTHER, *NEKO[8:40], "A cat<sep> \t鯨飲"]
     assert new.encode_batch(texts) == reference.encode(texts)
-    assert "東京都" in new.encode_as_pieces("私の東京都だ") and "東京都" not in tokenizer.encode_as_pieces(
-        "私の東京都だ"
-    )
+    assert "東京都" in new.encode_as_pieces("私の東京都だ")
+    assert "東京都" not in tokenizer.encode_as_pieces("私の東京都だ")
 
 
 def test_other_text_becomes_more_likely(tokenizer: lc.Tokenizer, tmp_path: Path) -> None:
