@@ -386,7 +386,7 @@ def test_data_and_generation(tmp_path: Path) -> None:
     lines = NEKO_TEXT.split("\n")[:40]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     lc.data.tokenize(str(tmp_path / "a.jsonl"), tok, tmp_path / "out", append_eod=True)
-    written = lc.data.IndexedDataset(tmp_path / "out_text_document" if not (tmp_path / "out.idx").exists() else tmp_path / "out")
+    written = lc.data.IndexedDataset(tmp_path / "out")
     got = [written[i].tolist() for i in range(len(written))]
     assert got == [[*tok.encode(line), tok.eod_id()] for line in lines if line]
 
