@@ -144,7 +144,8 @@ def tokenizer_reestimate(
 
 @final
 class Tokenizer:
-    """A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+    """Text to ids and back: a SentencePiece model with the ids of the `sentencepiece` package, or a
+    `tokenizer.json` with those of Hugging Face `tokenizers` (`add_special_tokens=False`).
 
     Immutable and shared freely between threads; no begin, end or document piece is added unless
     asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
@@ -158,23 +159,38 @@ class Tokenizer:
     """
 
     @staticmethod
-    def from_file(path: str | os.PathLike[str], *, compat: str = "sentencepiece") -> Tokenizer:
-        """Reads a `.model` file.
+    def from_file(
+        path: str | os.PathLike[str],
+        *,
+        compat: str = "sentencepiece",
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> Tokenizer:
+        """Reads a `.model` file, a `tokenizer.json`, or a folder with one; the content tells which.
+
+        Of a `tokenizer.json`, BPE (byte-level or over characters) and Unigram models are read, with
+        added tokens, which are found in the text, special or not. A component that is not supported
+        is refused by name. `truncation` and `padding` are left out, as transformers does. `decode`
+        leaves special tokens out.
 
         Args:
-            path: a SentencePiece model.
+            path: the file or folder. A folder's `tokenizer_config.json` names its special tokens.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
                 models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
-                Hugging Face makes of the folder that `export` writes; models with the `identity`
-                normaliser).
+                Hugging Face makes of the folder that `export` writes; unigram models with the
+                `identity` normaliser). A `tokenizer.json` is always "hf".
+            special_tokens: of a `tokenizer.json`, the tokens behind `bos_id`, `eos_id`, `pad_id` and
+                `unk_id`, by "bos_token", ...; default: the usual names among its special tokens.
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
+            UnsupportedModelError: a component of `tokenizer.json` is not supported (named).
             FileError: the file cannot be read.
         """
 
     @staticmethod
-    def from_bytes(model: bytes, *, compat: str = "sentencepiece") -> Tokenizer:
+    def from_bytes(
+        model: bytes, *, compat: str = "sentencepiece", special_tokens: Mapping[str, str] | None = None
+    ) -> Tokenizer:
         """As `from_file`, from the file's bytes."""
 
     @staticmethod
@@ -230,24 +246,61 @@ class Tokenizer:
             TokenizerError: a piece is there already, is empty, or has a space in it.
         """
 
-    def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """The ids of one text.
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_bos: bool = False,
+        add_eos: bool = False,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[int]:
+        """The ids of one text. With `enable_sampling`, as the first text of `encode_batch`.
 
         Raises:
             TokenizerError: `add_bos` or `add_eos` and the model has no such piece.
             UnsupportedInputError: `text` is neither str nor bytes, or has a lone surrogate.
         """
 
-    def encode_batch(self, texts: Iterable[str | bytes], num_threads: int | None = None) -> list[list[int]]:
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[list[int]]:
         """The ids of each text, over several threads; the same for any number of them.
 
         Args:
             texts: str or bytes each.
             num_threads: default `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else the machine's.
+            enable_sampling: draw each text's segmentation at random (subword regularization), by
+                `seed` and the text's place alone. Of SentencePiece models only.
+            alpha: unigram: how much better segmentations are preferred, 0 not at all; BPE: the
+                probability with which a merge is left out.
+            nbest_size: unigram: draw among this many of the best, below 0 among all, 0 and 1 the
+                best one.
+            seed: of the draws.
+
+        Raises:
+            UnsupportedInputError: a text is neither str nor bytes; `alpha` or `nbest_size` is out of range.
+            UnsupportedModelError: the model cannot be sampled from.
         """
 
     def encode_flat(
-        self, texts: Iterable[str | bytes], num_threads: int | None = None
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As `encode_batch`, as one array of all ids and one of offsets.
 
