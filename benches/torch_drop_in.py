@@ -3,8 +3,8 @@
     python benches/torch_drop_in.py [--models llama-6x384 gpt_neox-6x384 ...] [--rounds 5] [--threads 2] [--no-ops]
 
 The ops take turns in one process. The models are a process each, so that peak memory is its own; they take turns too,
-begin with the same weights and read the same batches, and their losses must agree. Medians are reported, with the places
-where we lose. Results go to benches/results/torch_drop_in.{json,md}.
+begin with the same weights and read the same batches, and their losses must agree. Medians are reported, also where we
+lose. Results go to benches/results/torch_drop_in.{json,md}.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     results: dict[str, Any] = {"machine": machine(args.threads)}
-    text = ["# llmjp_core.torch beside torch", "", "Forward and backward, medians; ratio against the better of the others.",
-            "", str(results["machine"])]  # fmt: skip
+    about = "Forward and backward, medians; ratio against the better of the others."
+    text = ["# llmjp_core.torch beside torch", "", about, "", str(results["machine"])]
     models = {name: race(name, args.rounds, args.threads) for name in args.models}
     if models:
         results["models"] = models

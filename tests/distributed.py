@@ -1,6 +1,6 @@
 """Two processes over gloo, each with half of the batch: DDP and FSDP2 around an accelerated model.
 
-    python tests/distributed.py ddp|fsdp RANK PORT OUT.npz
+python tests/distributed.py ddp|fsdp RANK PORT OUT.npz
 """
 
 from __future__ import annotations
