@@ -7,3 +7,4 @@ from .patch import accelerate as accelerate
 from .patch import accelerated as accelerated
 from .patch import restore as restore
 from .report import Report as Report
+from .timing import benchmark as benchmark
