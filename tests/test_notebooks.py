@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("
 SHORT = {
     "01_quickstart.ipynb": {"train_iters": 6},
     "02_drop_in.ipynb": {"steps": 3, "rounds": 1, "against": ("torch",)},
+    "03_tokenizer.ipynb": {"vocab_size": 5000},
 }
 SHOWS_PROGRESS = {"01_quickstart.ipynb"}
 

@@ -40,20 +40,35 @@ class Progress:
         )
 
 
+class Line:
+    """One line of the terminal or notebook that is written over."""
+
+    def __init__(self) -> None:
+        notebook = in_notebook()
+        # Jupyter shows stderr as an error, on red.
+        self.stream = sys.stdout if notebook else sys.stderr
+        self.visible = notebook or sys.stderr.isatty()
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        print("\r" + text.ljust(self._width), end="", file=self.stream, flush=True)
+        self._width = len(text)
+
+    def close(self) -> None:
+        if self._width:
+            print(file=self.stream)
+
+
 class Watch:
-    """Hands progress on: to a function, or to one line of the terminal or notebook that is written over."""
+    """Hands progress on: to a function, or to a line for whoever watches."""
 
     def __init__(self, progress: bool | Callable[[Progress], None]) -> None:
         self._start = time.monotonic()
-        self._line = 0
-        # Jupyter shows stderr as an error, on red.
-        notebook = in_notebook()
-        self._stream = sys.stdout if notebook else sys.stderr
-        visible = notebook or sys.stderr.isatty()
+        self._line = Line()
         if callable(progress):
             self._tell: Callable[[Progress], None] | None = progress
         else:
-            self._tell = self._show if progress and visible else None
+            self._tell = self._show if progress and self._line.visible else None
 
     @property
     def seconds(self) -> float:
@@ -64,10 +79,7 @@ class Watch:
             self._tell(Progress(documents, tokens, skipped, bytes_read, bytes_total, self.seconds))
 
     def close(self) -> None:
-        if self._line:
-            print(file=self._stream)
+        self._line.close()
 
     def _show(self, progress: Progress) -> None:
-        text = str(progress)
-        print("\r" + text.ljust(self._line), end="", file=self._stream, flush=True)
-        self._line = len(text)
+        self._line.show(str(progress))

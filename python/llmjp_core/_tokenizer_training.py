@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _core, _parquet
+from ._progress_line import Line
 from .errors import UnsupportedInputError
 
 Paths = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
@@ -92,7 +92,7 @@ def train(
     """`lc.Tokenizer.train`; see there."""
     start = time.monotonic()
     paths, sentences = _source(input)
-    line = _Line(progress, start)
+    line = _Watch(progress, start)
     try:
         model, pieces, counts = _core.tokenizer_train(
             options,
@@ -129,7 +129,7 @@ def reestimate(
     if isinstance(add_pieces, str):
         raise UnsupportedInputError("add_pieces must be a list of str, not str")
     paths, sentences = _source(texts)
-    line = _Line(progress, time.monotonic())
+    line = _Watch(progress, time.monotonic())
     try:
         model = _core.tokenizer_reestimate(
             tokenizer,
@@ -175,18 +175,15 @@ def _path(path: Any) -> str:
 
 def _say(report: TrainingReport) -> None:
     for note in report.notes():
-        print(f"llmjp_core: {note}", file=sys.stderr)
+        print(f"llmjp_core: {note}", file=Line().stream)
 
 
-class _Line:
-    """One line of the terminal or notebook that is written over, or a function that is called."""
+class _Watch:
+    """A function that is told of progress, or a line for whoever watches."""
 
     def __init__(self, progress: bool | Callable[[TrainingProgress], None], start: float) -> None:
-        self._start, self._width = start, 0
-        # Jupyter shows stderr as an error, on red.
-        self._stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-        visible = self._stream is sys.stdout or sys.stderr.isatty()
-        self._tell = progress if callable(progress) else self._show if progress and visible else None
+        self._start, self._line = start, Line()
+        self._tell = progress if callable(progress) else self._show if progress and self._line.visible else None
 
     @property
     def observe(self) -> Callable[[str, int, int], None] | None:
@@ -196,10 +193,7 @@ class _Line:
         return lambda stage, done, total: tell(TrainingProgress(stage, done, total, time.monotonic() - self._start))
 
     def close(self) -> None:
-        if self._width:
-            print(file=self._stream)
+        self._line.close()
 
     def _show(self, progress: TrainingProgress) -> None:
-        text = str(progress)
-        print("\r" + text.ljust(self._width), end="", file=self._stream, flush=True)
-        self._width = len(text)
+        self._line.show(str(progress))
