@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,37 @@ def test_same_ids(kind: str | None, tmp_path: Path) -> None:
     )[:100]
 
 
+@pytest.mark.parametrize("kind", ["bpe_plain", "bpe_nfkc", "bpe_unk", "bpe_digits"])
+def test_bpe_models(kind: str, tmp_path: Path) -> None:
+    """The merges that the model leaves unsaid; runs and overlaps test their order."""
+    tok = lc.Tokenizer.from_bytes(model_bytes(kind))
+    tok.export(tmp_path)
+    theirs = load(tmp_path)
+    draw = random.Random(0)
+    texts = TEXTS + ["".join(draw.choices("ab aのはn。あ▁", k=draw.randrange(60))) for _ in range(400)]
+    assert different(tok, theirs, texts) == []
+    for text in TEXTS[:50]:
+        assert theirs.decode(tok.encode(text)) == tok.decode(tok.encode(text))
+    merges = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
+    assert different(
+        lc.Tokenizer.from_bytes(model_bytes("bpe_digits" if kind == "bpe_plain" else "bpe_plain")), theirs, texts
+    )
+    assert len(merges) >= 500
+    if kind != "bpe_nfkc":
+        ours = lc.Tokenizer.from_file(tmp_path)
+        assert [
+            text for text in TEXTS if ours.encode(text) != theirs(text, split_special_tokens=False)["input_ids"]
+        ] == []
+
+
+def test_bpe_of_the_usual_size(shared: Path, tmp_path: Path) -> None:
+    with open(shared / "data" / "corpus" / "sample_small.jsonl", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in itertools.islice(lines, 100)]
+    tok = lc.Tokenizer.from_file(shared / "data" / "tokenizers" / "made" / "own_bpe50k.model")
+    tok.export(tmp_path)
+    assert different(tok, load(tmp_path), texts) == []
+
+
 def test_can_fail(tmp_path: Path) -> None:
     """Another model's folder is told apart by the same comparison."""
     lc.Tokenizer.from_bytes(model_bytes("unigram_plain")).export(tmp_path)
@@ -114,6 +146,19 @@ def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:
         lc.Tokenizer.from_bytes(model_bytes("unigram_suffix")).export(tmp_path)
     with pytest.raises(errors.UnsupportedModelError, match="user-defined"):
         lc.Tokenizer.from_bytes(model_bytes("unigram_symbols")).export(tmp_path)
+    with pytest.raises(errors.UnsupportedModelError, match="BPE models with user-defined"):
+        lc.Tokenizer.from_bytes(model_bytes("bpe_symbols")).export(tmp_path)
+    bpe = pb.ModelProto()
+    bpe.ParseFromString(model_bytes("bpe_plain"))
+    same, alone = pb.ModelProto(), pb.ModelProto()
+    same.CopyFrom(bpe)
+    same.pieces[300].score = same.pieces[301].score
+    with pytest.raises(errors.UnsupportedModelError, match="one score for two pieces"):
+        lc.Tokenizer.from_bytes(same.SerializeToString()).export(tmp_path)
+    alone.CopyFrom(bpe)
+    alone.pieces[-1].piece = "吾吾\u9f98"
+    with pytest.raises(errors.UnsupportedModelError, match="no piece by themselves"):
+        lc.Tokenizer.from_bytes(alone.SerializeToString()).export(tmp_path)
     model = pb.ModelProto()
     model.ParseFromString(NEKO.read_bytes())
     model.pieces[500].type = 5

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import tokenizers as hf
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizer_models import DATA, NEKO, model_bytes
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import llmjp_core as lc
 from llmjp_core import errors
@@ -27,7 +27,14 @@ TEXTS = [
     *("", " ", "  a", " a  b ", "猫\n 猫", "\t猫", "鬱𠮷😀", "a" * 300, "。" * 50, "ab" * 70, "の" * 100, " " * 40),
     *("<s>猫</s>", "<0x0A>", "<unk>", "<unk>𠮷", "𠮷<unk>鬱", "<|endoftext|>猫 <|endoftext|>", "▁a ▁ b", "a\u2581"),
     *("e\u0301x", "か\u3099は\u309a", "ｶﾞｷﾞﾊﾟｱ", "ＡＢＣ　１２３", "㌀㍿ﬁ", "\u1100\u1161\u11a8", "a\u0316\u0301\u0323b"),
-    *("\u3000\u3000x \u3000y", "I'll don't we've 'sup ''s I'LL", " \n\n \r\n x", "x  \n", "\u00a0\u2009 \u0085x", "don ' t"),
+    *(
+        "\u3000\u3000x \u3000y",
+        "I'll don't we've 'sup ''s I'LL",
+        " \n\n \r\n x",
+        "x  \n",
+        "\u00a0\u2009 \u0085x",
+        "don ' t",
+    ),
     *("1 12 123 1234 １２３４ Ⅳ½²", "def f(x):\n\treturn  x**2  # 猫", "क्षि ไทย العربية", "\u200b\ufeff\x00\x01"),
     *("<a>b <a> b", "x<a>b", "x  <l> y", "x <r>  y", "猫 <w> <w>猫 _<w>", "Ｎ<n>N", "[A][B] [A", "<a"),
 ]
@@ -70,7 +77,8 @@ def trained(kind: str) -> str:
     if kind == "unigram":
         tok = hf.Tokenizer(models.Unigram())
         tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        trainer: Any = trainers.UnigramTrainer(vocab_size=4000, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"])
+        special = ["<unk>", "<s>", "</s>"]
+        trainer: Any = trainers.UnigramTrainer(vocab_size=4000, unk_token="<unk>", special_tokens=special)
         tok.decoder = decoders.Metaspace()
     elif kind == "characters":
         tok = hf.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
@@ -470,7 +478,8 @@ def test_options_that_are_refused(path: str, value: Any, message: str) -> None:
 
 def test_text_that_is_no_tokenizer() -> None:
     whole = trained("bytes").encode()
-    for damaged in (b'{"', b"{}", whole[:-5], whole[:2000], b'{"model": "\xff"}', b'{"a":' + b"[" * 100_000, b'{"a": 1e999}'):
+    deep = b'{"a":' + b"[" * 100_000
+    for damaged in (b'{"', b"{}", whole[:-5], whole[:2000], b'{"model": "\xff"}', deep, b'{"a": 1e999}'):
         with pytest.raises(errors.TokenizerError):
             lc.Tokenizer.from_bytes(damaged)
     long = change("added_tokens.0", added(0, "x" * 9000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -52,7 +53,7 @@ def dropout(text: str, ranks: dict[str, float], alpha: float) -> Distribution:
     """BPE dropout by following both outcomes of every draw."""
 
     def pairs(symbols: tuple[tuple[int, str], ...], among: set[int]) -> list[tuple[float, int, str, str]]:
-        numbered = list(zip(symbols, symbols[1:], strict=False))
+        numbered = list(itertools.pairwise(symbols))
         return [(-ranks[a + b], at, a, b) for (at, a), (_, b) in numbered if a + b in ranks and at in among]
 
     found: Counter[tuple[str, ...]] = Counter()
@@ -108,7 +109,7 @@ def plain() -> tuple[bytes, lc.Tokenizer]:
     return model, lc.Tokenizer.from_bytes(model)
 
 
-@pytest.mark.parametrize("text", ["吾輩は猫である", "ではないかと思う", "ている ように鬱"])
+@pytest.mark.parametrize("text", ["吾輩は猫である", "ではないかと思う", "ている ように猫"])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 1.0])
 def test_all_segmentations(plain: tuple[bytes, lc.Tokenizer], text: str, alpha: float) -> None:
     model, tok = plain

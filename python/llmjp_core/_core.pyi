@@ -340,18 +340,21 @@ class Tokenizer:
         """
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the `.model` file."""
+        """Writes the file that it was read from: a `.model` or a `tokenizer.json`."""
 
     def export(self, dir: str | os.PathLike[str], *, parse_special: bool = False) -> None:
         """Writes a folder that `transformers.AutoTokenizer` opens, with the same ids.
 
-        Nothing is appended on encoding there either. Hugging Face sums scores in f64, so that
-        about one document in some hundreds may differ at a near tie.
+        Nothing is appended on encoding there either (of a `tokenizer.json`, which is written as it
+        was read, with `add_special_tokens=False`). Hugging Face sums the scores of unigram models in
+        f64, so that about one document in some hundreds may differ at a near tie; BPE models have
+        the same ids.
 
         Args:
             dir: made where it is missing.
             parse_special: whether `</s>` and the like typed in a text become the special piece
-                there, as chat templates want. By default they are plain characters, as here.
+                there, as chat templates want. By default they are plain characters, as here. A
+                `tokenizer.json` has special tokens in text, here and there.
 
         Raises:
             UnsupportedModelError: the model has something that the format cannot say.

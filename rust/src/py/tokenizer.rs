@@ -184,9 +184,14 @@ impl PyTokenizer {
     }
 
     /// The ids of one text. `enable_sampling` draws a segmentation at random, by `seed`; see `encode_batch`.
-    #[pyo3(signature = (
-        text, *, add_bos = false, add_eos = false, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
-    ))]
+    #[pyo3(
+        signature = (
+            text, *, add_bos = false, add_eos = false, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+        ),
+        // A negative default shows as an ellipsis otherwise.
+        text_signature = "($self, text, *, add_bos=False, add_eos=False, enable_sampling=False, alpha=0.1, \
+                          nbest_size=-1, seed=0)"
+    )]
     fn encode(
         &self,
         py: Python<'_>,
@@ -219,9 +224,13 @@ impl PyTokenizer {
 
     /// The ids of each text, over several threads; the same for any number of them. `enable_sampling`
     /// draws each text's segmentation at random, by `seed` and its place in `texts`.
-    #[pyo3(signature = (
-        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
-    ))]
+    #[pyo3(
+        signature = (
+            texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+        ),
+        text_signature = "($self, texts, num_threads=None, *, enable_sampling=False, alpha=0.1, nbest_size=-1, \
+                          seed=0)"
+    )]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
@@ -238,9 +247,13 @@ impl PyTokenizer {
     }
 
     /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
-    #[pyo3(signature = (
-        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
-    ))]
+    #[pyo3(
+        signature = (
+            texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+        ),
+        text_signature = "($self, texts, num_threads=None, *, enable_sampling=False, alpha=0.1, nbest_size=-1, \
+                          seed=0)"
+    )]
     #[expect(clippy::type_complexity, reason = "a pair of arrays")]
     fn encode_flat<'py>(
         &self,

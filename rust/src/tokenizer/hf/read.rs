@@ -98,9 +98,11 @@ impl Reading {
 /// `Tokenizer` naming the place of what is damaged; `UnsupportedModel` naming the component.
 pub(in super::super) fn read(bytes: &[u8], specials: &SpecialTokens) -> Result<Reading> {
     let json: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Error::Tokenizer(format!("tokenizer.json: this is no JSON: {error}")))?;
+        .map_err(|error| Error::Tokenizer(format!("tokenizer.json: this is no sound JSON: {error}")))?;
     let root = At::root(&json);
-    let model = root.need("model")?;
+    let model = root.get("model").ok_or_else(|| {
+        root.wrong("\"model\" is missing; is it a `tokenizer.json` or a SentencePiece `.model` file?")
+    })?;
     let (normalizer, normalizer_name) = normalize::read(root.get("normalizer").as_ref())?;
     let (splits, byte_level) = split::read(root.get("pre_tokenizer").as_ref())?;
     let added = added_tokens(&root)?;
