@@ -144,7 +144,8 @@ def tokenizer_reestimate(
 
 @final
 class Tokenizer:
-    """A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+    """Text to ids and back: a SentencePiece model with the ids of the `sentencepiece` package, or a
+    `tokenizer.json` with those of Hugging Face `tokenizers` (`add_special_tokens=False`).
 
     Immutable and shared freely between threads; no begin, end or document piece is added unless
     asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
@@ -158,23 +159,38 @@ class Tokenizer:
     """
 
     @staticmethod
-    def from_file(path: str | os.PathLike[str], *, compat: str = "sentencepiece") -> Tokenizer:
-        """Reads a `.model` file.
+    def from_file(
+        path: str | os.PathLike[str],
+        *,
+        compat: str = "sentencepiece",
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> Tokenizer:
+        """Reads a `.model` file, a `tokenizer.json`, or a folder with one; the content tells which.
+
+        Of a `tokenizer.json`, BPE (byte-level or over characters) and Unigram models are read, with
+        added tokens, which are found in the text, special or not. A component that is not supported
+        is refused by name. `truncation` and `padding` are left out, as transformers does. `decode`
+        leaves special tokens out.
 
         Args:
-            path: a SentencePiece model.
+            path: the file or folder. A folder's `tokenizer_config.json` names its special tokens.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
                 models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
-                Hugging Face makes of the folder that `export` writes; models with the `identity`
-                normaliser).
+                Hugging Face makes of the folder that `export` writes; unigram models with the
+                `identity` normaliser). A `tokenizer.json` is always "hf".
+            special_tokens: of a `tokenizer.json`, the tokens behind `bos_id`, `eos_id`, `pad_id` and
+                `unk_id`, by "bos_token", ...; default: the usual names among its special tokens.
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
+            UnsupportedModelError: a component of `tokenizer.json` is not supported (named).
             FileError: the file cannot be read.
         """
 
     @staticmethod
-    def from_bytes(model: bytes, *, compat: str = "sentencepiece") -> Tokenizer:
+    def from_bytes(
+        model: bytes, *, compat: str = "sentencepiece", special_tokens: Mapping[str, str] | None = None
+    ) -> Tokenizer:
         """As `from_file`, from the file's bytes."""
 
     @staticmethod
@@ -230,24 +246,61 @@ class Tokenizer:
             TokenizerError: a piece is there already, is empty, or has a space in it.
         """
 
-    def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """The ids of one text.
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_bos: bool = False,
+        add_eos: bool = False,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[int]:
+        """The ids of one text. With `enable_sampling`, as the first text of `encode_batch`.
 
         Raises:
             TokenizerError: `add_bos` or `add_eos` and the model has no such piece.
             UnsupportedInputError: `text` is neither str nor bytes, or has a lone surrogate.
         """
 
-    def encode_batch(self, texts: Iterable[str | bytes], num_threads: int | None = None) -> list[list[int]]:
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[list[int]]:
         """The ids of each text, over several threads; the same for any number of them.
 
         Args:
             texts: str or bytes each.
             num_threads: default `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else the machine's.
+            enable_sampling: draw each text's segmentation at random (subword regularization), by
+                `seed` and the text's place alone. Of SentencePiece models only.
+            alpha: unigram: how much better segmentations are preferred, 0 not at all; BPE: the
+                probability with which a merge is left out.
+            nbest_size: unigram: draw among this many of the best, below 0 among all, 0 and 1 the
+                best one.
+            seed: of the draws.
+
+        Raises:
+            UnsupportedInputError: a text is neither str nor bytes; `alpha` or `nbest_size` is out of range.
+            UnsupportedModelError: the model cannot be sampled from.
         """
 
     def encode_flat(
-        self, texts: Iterable[str | bytes], num_threads: int | None = None
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As `encode_batch`, as one array of all ids and one of offsets.
 
@@ -539,6 +592,103 @@ class ops:
     @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
+
+# --- torch
+
+class torch:
+    """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
+
+    @staticmethod
+    def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
+    @staticmethod
+    def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...
+    @staticmethod
+    def layer_norm_forward(y: Any, mean: Any, rstd: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
+    @staticmethod
+    def layer_norm_backward(
+        dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, mean: Any, rstd: Any, w: Any
+    ) -> None: ...
+    @staticmethod
+    def activation_forward(y: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def activation_backward(dx: Any, dy: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_forward(h: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_backward(dgate: Any, dup: Any, dh: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def linear_forward(y: Any, x: Any, w: Any, bias: Any | None = None) -> None: ...
+    @staticmethod
+    def linear_backward_input(dx: Any, dy: Any, w: Any) -> None: ...
+    @staticmethod
+    def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
+    @staticmethod
+    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
+    @staticmethod
+    def attention_forward(
+        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+    ) -> None: ...
+    @staticmethod
+    def attention_backward(
+        dqkv: Any,
+        dout: Any,
+        out: Any,
+        lse: Any,
+        qkv: Any,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        causal: bool,
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_forward(
+        losses: Any, logits: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_backward(
+        dlogits: Any,
+        logits: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward(
+        losses: Any, x: Any, w: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward_backward(
+        losses: Any,
+        dx: Any,
+        dw: Any,
+        x: Any,
+        w: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def adamw_step(
+        p: Sequence[Any],
+        m: Sequence[Any],
+        v: Sequence[Any],
+        g: Sequence[Any],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        grad_scale: float,
+    ) -> None: ...
+    @staticmethod
+    def sum_of_squares(g: Sequence[Any]) -> list[float]: ...
 
 # --- train
 

@@ -9,6 +9,7 @@ mod preprocess;
 mod signals;
 mod tokenizer;
 mod tokenizer_train;
+mod torch;
 mod trainer;
 
 use pyo3::prelude::*;
@@ -23,6 +24,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     preprocess::register(m)?;
     tokenizer::register(m)?;
     tokenizer_train::register(m)?;
+    torch::register(m)?;
     trainer::register(m)?;
     Ok(())
 }

@@ -86,7 +86,7 @@ impl<'a> ModelFile<'a> {
         Ok(file)
     }
 
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             pieces: Vec::new(),
             model_type: ModelType::Unigram,
