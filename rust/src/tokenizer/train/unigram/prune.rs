@@ -67,7 +67,7 @@ fn loss(piece: u32, others: &[u32], counts: &[u64], total: f64) -> f64 {
 /// The best way to write a piece with others.
 #[derive(Debug, PartialEq)]
 enum Alternative {
-    /// There is none without unknown characters.
+    /// There is none, or it has unknown characters.
     None,
     /// More likely than the piece itself.
     Better,
@@ -173,16 +173,25 @@ mod tests {
     const CHARS: [char; 5] = ['\t', '▅', 'a', 'b', 'c'];
     const JOBS: Jobs<'static> = Jobs { threads: 2, progress: Progress::SILENT };
 
-    /// All ways to cut `text` into pieces, the likeliest first; none with unknown characters.
+    fn score_of(piece: u32, pieces: &Pieces) -> f64 {
+        if piece == UNKNOWN { pieces.unknown_score() } else { pieces.scores[piece as usize] }
+    }
+
+    /// All ways to cut `text` into pieces, the likeliest first; unknown where no piece of one character matches.
     fn paths(text: &[u32], pieces: &Pieces) -> Vec<(f64, Vec<u32>)> {
         if text.is_empty() {
             return vec![(0.0, Vec::new())];
         }
         let mut all = Vec::new();
-        for piece in pieces.numbers().filter(|p| text.starts_with(pieces.text(*p))) {
-            for (score, mut path) in paths(&text[pieces.length(piece)..], pieces) {
+        let mut matching: Vec<u32> = pieces.numbers().filter(|p| text.starts_with(pieces.text(*p))).collect();
+        if matching.iter().all(|p| pieces.length(*p) > 1) {
+            matching.push(UNKNOWN);
+        }
+        for piece in matching {
+            let length = if piece == UNKNOWN { 1 } else { pieces.length(piece) };
+            for (score, mut path) in paths(&text[length..], pieces) {
                 path.insert(0, piece);
-                all.push((score + pieces.scores[piece as usize], path));
+                all.push((score + score_of(piece, pieces), path));
             }
         }
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -213,9 +222,9 @@ mod tests {
                 let others: Vec<_> = paths(pieces.text(piece), &pieces).into_iter().filter(|(_, p)| p.len() > 1).collect();
                 let mut path = Path::default();
                 let found = path.alternative(&pieces, &lists, piece);
-                // A path through an unknown character is never better, and is none.
                 let want = match others.first() {
                     None => Alternative::None,
+                    Some((_, path)) if path.contains(&UNKNOWN) => Alternative::None,
                     Some((score, _)) if *score > pieces.scores[piece as usize] => Alternative::Better,
                     Some(_) => Alternative::Worse,
                 };
@@ -228,10 +237,8 @@ mod tests {
             }
             let corpus = Corpus::new(&sentence, &[sentence.len()], &[3], &matcher, &JOBS).expect("not interrupted");
             let counts = best_paths(&corpus, &pieces, &lists, &JOBS, || Ok(())).expect("not interrupted");
-            if let Some((best, _)) = paths(&sentence, &pieces).first() {
-                let score: f64 = pieces.numbers().map(|p| counts[p as usize] as f64 * pieces.scores[p as usize]).sum();
-                prop_assert!(counts[0] > 0 || (score - 3.0 * best).abs() < 1e-4);
-            }
+            let score: f64 = (0..=pieces.count() as u32).map(|p| counts[p as usize] as f64 * score_of(p, &pieces)).sum();
+            prop_assert!((score - 3.0 * paths(&sentence, &pieces)[0].0).abs() < 1e-4);
         }
     }
 

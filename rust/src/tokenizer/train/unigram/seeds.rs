@@ -63,7 +63,7 @@ pub(super) fn seeds(
     for code in (FIRST..text.chars.len() as u32).filter(|code| text.counts[*code as usize] > 0) {
         seeds.push(&[code], text.counts[code as usize]);
     }
-    let suffixes = Suffixes::new(text, options.max_sentencepiece_length)?;
+    let suffixes = Suffixes::new(text, options.max_sentencepiece_length, || jobs.progress.check())?;
     let order = |a: &Substring, b: &Substring| {
         let string = |s| suffixes.text(s).iter().map(|c| text.chars[*c as usize]);
         let by_weight = weight(b).cmp(&weight(a)).then(a.length.cmp(&b.length));
@@ -72,9 +72,12 @@ pub(super) fn seeds(
     let mut best = Best::new(options.seed_sentencepiece_size.saturating_sub(seeds.ends.len()), order);
     let wanted = Heavy { rules, least: AtomicU64::new(0) };
     collect(&suffixes, &wanted, &mut best, jobs)?;
-    let found = best.sorted();
-    let least = least_count(&found, vocabulary);
-    for found in found.iter().filter(|f| f.count >= least) {
+    best.cut();
+    let least = least_count(&best.found, vocabulary);
+    best.found.retain(|found| found.count >= least);
+    jobs.progress.check()?;
+    best.found.sort_unstable_by(&best.order);
+    for found in &best.found {
         seeds.push(suffixes.text(found), weight(found));
     }
     Ok(seeds)
@@ -177,12 +180,6 @@ impl<F: Fn(&Substring, &Substring) -> Ordering> Best<F> {
             }
             self.found.truncate(self.size);
         }
-    }
-
-    fn sorted(mut self) -> Vec<Substring> {
-        self.cut();
-        self.found.sort_unstable_by(&self.order);
-        self.found
     }
 }
 

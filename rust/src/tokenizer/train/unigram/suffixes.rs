@@ -15,6 +15,9 @@ use crate::tokenizer::train::text::FIRST;
 const END: u32 = 0;
 /// Buckets up to this size are sorted by packed keys.
 const SMALL: usize = 1 << 14;
+/// Characters, and sentences, between two looks at whether to stop.
+const STEP: usize = 1 << 18;
+const SENTENCES: usize = 1 << 10;
 /// Codes in a key, and bits of each: any `char` fits.
 const PACKED: usize = 3;
 const CODE_BITS: u32 = 21;
@@ -54,8 +57,8 @@ impl Suffixes {
     /// Substrings of up to `longest` characters.
     ///
     /// # Errors
-    /// `UnsupportedInput` where positions do not fit 32 bits.
-    pub(super) fn new(text: &Text, longest: usize) -> Result<Self> {
+    /// `UnsupportedInput` where positions do not fit 32 bits; what `go_on` gives.
+    pub(super) fn new(text: &Text, longest: usize, mut go_on: impl FnMut() -> Result<()>) -> Result<Self> {
         let length = text.codes.len() + text.ends.len();
         if u32::try_from(length).is_err() {
             let (found, most) = (text.codes.len(), u32::MAX);
@@ -64,7 +67,10 @@ impl Suffixes {
             )));
         }
         let mut marked = Vec::with_capacity(length);
-        for (sentence, _) in text.sentences() {
+        for (at, (sentence, _)) in text.sentences().enumerate() {
+            if at % SENTENCES == 0 {
+                go_on()?;
+            }
             marked.extend(sentence.iter().map(|c| if *c < FIRST { END } else { *c }));
             marked.push(END);
         }
@@ -82,7 +88,6 @@ impl Suffixes {
 
     /// The positions of all characters by their code, and where each code's begin.
     pub(super) fn buckets(&self, mut go_on: impl FnMut() -> Result<()>) -> Result<(Vec<u32>, Vec<usize>)> {
-        const STEP: usize = 1 << 20;
         let mut bounds = vec![0usize; self.alphabet + 1];
         for part in self.codes.chunks(STEP) {
             go_on()?;
@@ -143,13 +148,19 @@ impl<'a, W: Wanted> Sorter<'a, W> {
             return Ok(());
         }
         let mut bounds = vec![0u32; self.suffixes.alphabet + 1];
-        positions.iter().for_each(|p| bounds[self.suffixes.code(*p, depth) as usize + 1] += 1);
+        for part in positions.chunks(STEP) {
+            stop.check()?;
+            part.iter().for_each(|p| bounds[self.suffixes.code(*p, depth) as usize + 1] += 1);
+        }
         (0..self.suffixes.alphabet).for_each(|c| bounds[c + 1] += bounds[c]);
         let (mut next, unsorted) = (bounds.clone(), positions.to_vec());
-        for position in unsorted {
-            let slot = &mut next[self.suffixes.code(position, depth) as usize];
-            positions[*slot as usize] = position;
-            *slot += 1;
+        for part in unsorted.chunks(STEP) {
+            stop.check()?;
+            for position in part {
+                let slot = &mut next[self.suffixes.code(*position, depth) as usize];
+                positions[*slot as usize] = *position;
+                *slot += 1;
+            }
         }
         let mut followers = Followers::default();
         let filled = |c: &usize| bounds[*c] < bounds[c + 1];
