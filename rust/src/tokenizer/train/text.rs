@@ -67,7 +67,10 @@ impl Text {
         order.sort_by_key(|word| std::cmp::Reverse(freqs[*word as usize]));
         let mut text = Self { chars: self.chars.clone(), counts: self.counts.clone(), ..Self::default() };
         text.codes.reserve_exact(words.iter().map(|w| w.len()).sum());
-        for word in order {
+        for (at, word) in order.into_iter().enumerate() {
+            if at % 4096 == 0 {
+                progress.check()?;
+            }
             text.codes.extend_from_slice(words[word as usize]);
             text.ends.push(text.codes.len());
             text.freqs.push(freqs[word as usize]);

@@ -4,6 +4,7 @@
 //! that neighbours on both sides are found without links: 4 bytes a character in all.
 
 use crate::error::{Error, Result};
+use crate::tokenizer::train::progress::Progress;
 use crate::tokenizer::train::text::{BOUNDARY, Text};
 
 /// Marks a cell inside a symbol; the rest of the last one is the way back to the first.
@@ -16,7 +17,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(words: &Text) -> Result<Self> {
+    pub(super) fn new(words: &Text, progress: &Progress<'_>) -> Result<Self> {
         let length = words.codes.len() + words.ends.len() + 1;
         if u32::try_from(length).is_err() {
             return Err(Error::Tokenizer(format!(
@@ -25,7 +26,10 @@ impl Line {
         }
         let mut line = Self { cells: Vec::with_capacity(length), ranges: Vec::new() };
         line.cells.push(BOUNDARY);
-        for (word, freq) in words.sentences() {
+        for (at, (word, freq)) in words.sentences().enumerate() {
+            if at % 4096 == 0 {
+                progress.check()?;
+            }
             if line.ranges.last().is_none_or(|(_, last)| *last != freq) {
                 line.ranges.push((line.cells.len() as u32, freq));
             }

@@ -41,7 +41,7 @@ pub(super) fn train(text: Text, options: &Options, progress: &Progress<'_>) -> R
     let wanted = options.vocab_size.saturating_sub(Meta::new(options)?.len() + text.chars.len() - FIRST as usize);
     // The text is freed before the line is laid out beside its words.
     let words = if options.split_by_whitespace { { text }.split_words(options, progress)? } else { text };
-    let mut trainer = Trainer::new(&words, options, wanted)?;
+    let mut trainer = Trainer::new(&words, options, wanted, progress)?;
     drop(words);
     let floor = first_floor(&trainer.line);
     let merged = trainer.run(floor, progress)?;
@@ -68,11 +68,11 @@ struct Trainer {
 }
 
 impl Trainer {
-    fn new(words: &Text, options: &Options, wanted: usize) -> Result<Self> {
+    fn new(words: &Text, options: &Options, wanted: usize, progress: &Progress<'_>) -> Result<Self> {
         Ok(Self {
             valid: Valid::new(words, options),
             inventory: Inventory::new(words.chars.clone()),
-            line: Line::new(words)?,
+            line: Line::new(words, progress)?,
             max_length: options.max_sentencepiece_length,
             known: HashSet::new(),
             floor: 0,
@@ -88,7 +88,10 @@ impl Trainer {
         self.floor = floor.unwrap_or(0);
         while merged.len() < self.wanted {
             self.queue = Queue::default();
-            for pair in scan::pairs(self, progress)? {
+            for (at, pair) in scan::pairs(self, progress)?.into_iter().enumerate() {
+                if at % 4096 == 0 {
+                    progress.check()?;
+                }
                 self.queue.push(pair, &self.inventory);
             }
             self.merge(&mut merged, progress)?;
@@ -268,7 +271,7 @@ mod tests {
     }
 
     fn merged(floor: Option<u64>, wanted: usize) -> Vec<Vec<u32>> {
-        let mut trainer = Trainer::new(&words(), &Options::default(), wanted).expect("a short text");
+        let mut trainer = Trainer::new(&words(), &Options::default(), wanted, &Progress::SILENT).expect("a short text");
         let merged = trainer.run(floor, &Progress::SILENT).expect("not interrupted");
         merged.into_iter().map(|symbol| trainer.inventory.codes(symbol).to_vec()).collect()
     }

@@ -10,6 +10,7 @@ use crate::tokenizer::train::text::FIRST;
 
 /// Between two questions whether to stop.
 const CELLS_A_CHECK: usize = 1 << 16;
+const PAIRS_A_CHECK: usize = 1 << 12;
 /// No pair: its halves would be cells inside a symbol.
 const EMPTY: u64 = u64::MAX;
 
@@ -28,11 +29,16 @@ fn of_share(trainer: &Trainer, share: usize, shares: usize, progress: &Progress<
     let mut counts = Table::new();
     let mut weights = trainer.line.weights();
     walk(trainer, share, shares, progress, |key, hash, place| *counts.entry(key, hash) += weights.at(place))?;
-    let mut pairs: Vec<Candidate> = counts
-        .entries()
-        .map(|(key, count)| Candidate { left: (key >> 32) as u32, right: key as u32, count, places: Vec::new() })
-        .filter(|pair| pair.count >= trainer.floor && trainer.is_candidate(pair.left, pair.right))
-        .collect();
+    let mut pairs = Vec::new();
+    for (at, (key, count)) in counts.entries().enumerate() {
+        if at % PAIRS_A_CHECK == 0 {
+            progress.check()?;
+        }
+        let (left, right) = ((key >> 32) as u32, key as u32);
+        if count >= trainer.floor && trainer.is_candidate(left, right) {
+            pairs.push(Candidate { left, right, count, places: Vec::new() });
+        }
+    }
     drop(counts);
     let mut index = Table::new();
     for (at, pair) in pairs.iter().enumerate() {
