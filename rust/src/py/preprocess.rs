@@ -68,7 +68,7 @@ impl Parquet for PythonParquet {
     }
 }
 
-fn python_parquet(open: Py<PyAny>) -> Arc<dyn Parquet> {
+pub(crate) fn python_parquet(open: Py<PyAny>) -> Arc<dyn Parquet> {
     Arc::new(PythonParquet(open))
 }
 

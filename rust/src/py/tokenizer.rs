@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::error::Result;
 use crate::error::Error;
@@ -158,6 +158,29 @@ impl PyTokenizer {
         let named = special_tokens_of(special_tokens.unwrap_or_default())?;
         let inner = py.detach(|| Tokenizer::from_bytes_with(model, compat, named))?;
         Ok(Self { inner, workers: Mutex::default() })
+    }
+
+    /// Trains a model; see the stubs for the options.
+    #[staticmethod]
+    #[pyo3(signature = (input, **options))]
+    fn train<'py>(
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        py.import("llmjp_core._tokenizer_training")?.getattr("train")?.call((input,), options)
+    }
+
+    /// A copy with scores estimated on other text; see the stubs for the options.
+    #[pyo3(signature = (texts, add_pieces = None, **options))]
+    fn reestimate<'py>(
+        slf: &Bound<'py, Self>,
+        texts: &Bound<'py, PyAny>,
+        add_pieces: Option<&Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let reestimate = slf.py().import("llmjp_core._tokenizer_training")?.getattr("reestimate")?;
+        reestimate.call((slf, texts, add_pieces), options)
     }
 
     /// The ids of one text. `enable_sampling` draws a segmentation at random, by `seed`; see `encode_batch`.
@@ -360,7 +383,7 @@ impl PyTokenizer {
     ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
         let this = slf.get();
         let partial = py.import("functools")?.getattr("partial")?;
-        let kwargs = pyo3::types::PyDict::new(py);
+        let kwargs = PyDict::new(py);
         kwargs.set_item("compat", this.compat())?;
         let named = SpecialTokens::KEYS.into_iter().zip(this.inner.special_tokens().names);
         let named: HashMap<_, _> = named.filter_map(|(key, name)| Some((key, name?))).collect();

@@ -23,6 +23,7 @@ mod sample_bpe;
 mod symbols;
 #[expect(clippy::module_inception, reason = "the type that gives the module its name")]
 mod tokenizer;
+pub mod train;
 mod trie;
 mod unigram;
 mod utf8;
@@ -34,6 +35,7 @@ pub use batch::{Batch, default_threads};
 pub use compat::Compat;
 pub use export::Export;
 pub use hf::SpecialTokens;
+pub use model_file::ModelType;
 pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
 pub use worker::{Token, Worker, bytes_to_characters};

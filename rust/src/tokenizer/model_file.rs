@@ -33,7 +33,7 @@ pub(super) struct Piece<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ModelType {
+pub enum ModelType {
     Unigram,
     Bpe,
 }

@@ -253,6 +253,14 @@ impl Tokenizer {
         &self.inner.normalizer_name
     }
 
+    /// The precompiled character map of the normaliser; empty for `identity`.
+    ///
+    /// # Errors
+    /// None for a model that could be built.
+    pub fn charsmap(&self) -> Result<Vec<u8>> {
+        Ok(ModelFile::parse(&self.inner.model)?.normalizer.charsmap.to_vec())
+    }
+
     /// Which tokens a `tokenizer.json`'s folder or caller named; empty for SentencePiece models.
     pub fn special_tokens(&self) -> SpecialTokens {
         match &self.inner.engine {

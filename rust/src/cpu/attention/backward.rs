@@ -107,7 +107,7 @@ fn key_head<T: Element>(
             let packed = Packed { keys_t, values_t, keys, queries, douts };
             let lse = &lse[(b * s.q.count + a) * time..][..time];
             let mut sums = Sums { dk, dv };
-            query_head(isa, &packed, &mut sums, q, of(dout), of(out), lse, s.scale, |first, dq| {
+            query_head(isa, &packed, &mut sums, q, of(dout), of(out), lse, s, |first, dq| {
                 put(s.q, a, first, dq, width, s.scale);
             });
         }
@@ -124,7 +124,7 @@ fn query_head<T: Element>(
     dout: Mat<T>,
     out: Mat<T>,
     lse: &[f32],
-    scale: f32,
+    heads: &Qkv,
     put: impl Fn(usize, &[f32]),
 ) {
     let (d, width) = (q.cols, q.cols.next_multiple_of(NR));
@@ -135,13 +135,13 @@ fn query_head<T: Element>(
         for (i, lse) in lse.chunks(ROWS).enumerate() {
             let (first, n) = (i * ROWS, lse.len());
             dispatch!(isa, s => {
-                rows_of(work.query, q, first, n, scale);
+                rows_of(work.query, q, first, n, heads.scale);
                 rows_of(work.dout, dout, first, n, 1.0);
                 let mut means = [0.0; ROWS];
                 for (i, mean) in means.iter_mut().enumerate().take(n) {
                     *mean = dot(s, dout.line(first + i), out.line(first + i));
                 }
-                rows(s, work, sums, packed, lse, &means, first, d);
+                rows(s, work, sums, packed, lse, &means, first, d, heads.time, heads.causal);
             });
             put(first, &work.dq[..n * width]);
         }
@@ -159,11 +159,13 @@ fn rows<S: Simd>(
     means: &[f32; ROWS],
     first: usize,
     d: usize,
+    time: usize,
+    causal: bool,
 ) {
     let width = d.next_multiple_of(NR);
     let depth = packed.keys.len() / width;
     work.dq.fill(0.0);
-    for block in Block::all(first, lse.len()) {
+    for block in Block::all(first, lse.len(), time, causal) {
         scores(s, work.p, work.query, packed.keys_t, block, d);
         scores(s, work.ds, work.dout, packed.values_t, block, d);
         let both = work.p.chunks_exact_mut(KEYS).zip(work.ds.chunks_exact_mut(KEYS));

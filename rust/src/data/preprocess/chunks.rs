@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::inputs::{Format, Input, Meter, Parquet};
 use crate::error::{Error, Result};
@@ -56,6 +57,10 @@ impl Chunks {
     /// The input of a chunk.
     pub(super) fn input(&self, chunk: &Chunk) -> &Input {
         &self.inputs[chunk.input]
+    }
+
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.meter.bytes.load(Ordering::Relaxed)
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>> {

@@ -11,6 +11,7 @@ mod journal;
 mod json;
 mod pipeline;
 mod read;
+mod sentences;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::interrupt::Interrupt;
 
 pub use inputs::{Format, Input, Inputs, Parquet, expand};
 pub use read::{Batch, Document, Documents};
+pub use sentences::{Sentences, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {

@@ -42,6 +42,11 @@ impl Documents {
         Self { chunks, key, input: 0, lines: 0, skip }
     }
 
+    /// Bytes of the input files read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.chunks.bytes_read()
+    }
+
     fn batch(&mut self, chunk: &Chunk) -> Result<Batch> {
         if chunk.input != self.input {
             (self.input, self.lines) = (chunk.input, 0);
