@@ -17,7 +17,7 @@ RUST = ROOT / "rust/src"
 PYTHON = ROOT / "python/llmjp_core"
 FILE_LIMIT = 500
 
-BASE = {"dtype", "error", "files", "interrupt", "tensor"}
+BASE = {"dtype", "error", "files", "interrupt", "memory", "tensor"}
 # What each layer may name with `crate::`; its own files always, `py` everything.
 MAY_USE = {
     **dict.fromkeys(BASE, BASE),

@@ -16,7 +16,7 @@ pub use forward::forward;
 
 use super::isa::Simd;
 use super::matmul::Mat;
-use super::micro::{MR, NR, Tile, pack, tile_rows};
+use super::micro::{MR, NR, Tile, pack, scale_add, store, tile_rows};
 use crate::dtype::Element;
 
 pub mod reference {
@@ -137,7 +137,9 @@ fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
         pack::<T, NR>(panel, x, p * NR, 0);
     }
     if factor != 1.0 {
-        panels.iter_mut().for_each(|x| *x *= factor);
+        for x in panels {
+            *x *= factor;
+        }
     }
 }
 
@@ -146,7 +148,9 @@ fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
 fn rows_of<T: Element>(out: &mut [f32], x: Mat<T>, first: usize, n: usize, factor: f32) {
     let (used, rest) = out.split_at_mut(n * x.cols);
     for (i, out) in used.chunks_exact_mut(x.cols).enumerate() {
-        out.iter_mut().zip(x.line(first + i)).for_each(|(out, x)| *out = x.to_f32() * factor);
+        for (out, x) in out.iter_mut().zip(x.line(first + i)) {
+            *out = x.to_f32() * factor;
+        }
     }
     rest.fill(0.0);
 }
@@ -194,12 +198,18 @@ fn scores<S: Simd>(s: S, out: &mut [f32], a: &[f32], b: &[f32], block: Block, d:
     for (p, panel) in panels.enumerate() {
         let start = block.seen_from(p * NR) / MR * MR;
         for i in (start..block.rows).step_by(MR) {
-            let sums = tile_rows(s, rows_at(a, d, i, 0, d), panel);
-            for (r, sums) in sums.iter().enumerate() {
-                out[(i + r) * KEYS + p * NR..][..NR].copy_from_slice(sums);
+            let sums: Tile<S, MR> = tile_rows(s, rows_at(a, d, i, 0, d), panel);
+            for (r, sums) in sums.into_iter().enumerate() {
+                store(s, piece(out, (i + r) * KEYS + p * NR), sums);
             }
         }
     }
+}
+
+/// `NR` elements from `at` on.
+#[inline(always)]
+fn piece(data: &mut [f32], at: usize) -> &mut [f32; NR] {
+    data[at..].first_chunk_mut().expect("a row of a tile")
 }
 
 /// Columns `from..from + n` of the rows i..i + MR of a (_, stride).
@@ -208,24 +218,18 @@ fn rows_at(a: &[f32], stride: usize, i: usize, from: usize, n: usize) -> [&[f32]
     std::array::from_fn(|r| &a[(i + r) * stride + from..][..n])
 }
 
-/// For each tile of rows, and each panel of `b` (which has `depth` inner indices): `put(row, column, sums)` of
-/// p (ROWS, KEYS) · b, with only the keys that the mask leaves.
+/// to (ROWS, width) = factors·to + p (ROWS, KEYS) · b, with only the keys that the mask leaves; b (width, `depth`) in
+/// panels.
 #[inline(always)]
-fn by_keys<S: Simd>(
-    s: S,
-    p: &[f32],
-    b: &[f32],
-    block: Block,
-    depth: usize,
-    mut put: impl FnMut(usize, usize, &[f32; NR]),
-) {
+fn by_keys<S: Simd>(s: S, to: &mut [f32], factors: &[f32; ROWS], p: &[f32], b: &[f32], block: Block, depth: usize) {
+    let width = to.len() / ROWS;
     for i in (0..block.rows).step_by(MR) {
         let seen = block.seen_by_tile(i);
         let rows = rows_at(p, KEYS, i, 0, seen);
         for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
-            let sums: Tile<MR> = tile_rows(s, rows, &panel[block.from * NR..][..seen * NR]);
-            for (r, sums) in sums.iter().enumerate() {
-                put(i + r, column * NR, sums);
+            let sums: Tile<S, MR> = tile_rows(s, rows, &panel[block.from * NR..][..seen * NR]);
+            for (r, sums) in sums.into_iter().enumerate() {
+                scale_add(s, piece(to, (i + r) * width + column * NR), factors[i + r], sums);
             }
         }
     }

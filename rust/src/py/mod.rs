@@ -8,6 +8,7 @@ mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
+mod tokenizer_train;
 mod torch;
 mod trainer;
 
@@ -22,6 +23,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ops::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
+    tokenizer_train::register(m)?;
     torch::register(m)?;
     trainer::register(m)?;
     Ok(())

@@ -28,7 +28,7 @@ pub(super) struct Match<S> {
 pub(super) struct Packed(u32);
 
 impl Packed {
-    fn new(id: u32, length: usize) -> Self {
+    pub(super) fn new(id: u32, length: usize) -> Self {
         Self(length as u32 | id << LENGTH_BITS)
     }
 

@@ -1,9 +1,11 @@
 //! Many texts over several threads. A text is never cut: that would change its ids.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use super::sample::Sampling;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -28,25 +30,39 @@ pub fn default_threads() -> usize {
 
 impl Tokenizer {
     /// Encodes `texts` in order with up to `threads` threads; the result is the same for any number.
+    /// With `sampling`, the segmentation of each text is drawn by its place in `texts`.
     ///
     /// # Errors
-    /// `Interrupted`; `Internal` when a thread could not be started.
-    pub fn encode_batch(&self, texts: &[&[u8]], threads: usize, interrupt: Interrupt<'_>) -> Result<Batch> {
+    /// `Interrupted`; `Internal` when a thread could not be started; as `check_sampling`.
+    pub fn encode_batch(
+        &self,
+        texts: &[&[u8]],
+        threads: usize,
+        sampling: Option<&Sampling>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Batch> {
+        sampling.map_or(Ok(()), |sampling| self.check_sampling(sampling))?;
         let runs = runs(texts);
         let threads = threads.clamp(1, runs.len().max(1));
         let parts = if threads == 1 {
-            self.one_by_one(texts, &runs, interrupt)?
+            self.one_by_one(texts, &runs, sampling, interrupt)?
         } else {
-            self.with_threads(texts, &runs, threads, interrupt)?
+            self.with_threads(texts, &runs, threads, sampling, interrupt)?
         };
         Ok(join(parts))
     }
 
-    fn one_by_one(&self, texts: &[&[u8]], runs: &[(usize, usize)], interrupt: Interrupt<'_>) -> Result<Vec<Batch>> {
+    fn one_by_one(
+        &self,
+        texts: &[&[u8]],
+        runs: &[(usize, usize)],
+        sampling: Option<&Sampling>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Batch>> {
         let mut worker = self.worker();
         let encode = |&(from, to): &(usize, usize)| {
             interrupt.check()?;
-            Ok(encode_run(&mut worker, &texts[from..to]))
+            Ok(encode_run(&mut worker, texts, from..to, sampling))
         };
         runs.iter().map(encode).collect()
     }
@@ -57,6 +73,7 @@ impl Tokenizer {
         texts: &[&[u8]],
         runs: &[(usize, usize)],
         threads: usize,
+        sampling: Option<&Sampling>,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Batch>> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -66,7 +83,7 @@ impl Tokenizer {
             while !stop.load(Ordering::Relaxed) {
                 let run = next.fetch_add(1, Ordering::Relaxed);
                 let Some(&(from, to)) = runs.get(run) else { break };
-                let part = encode_run(&mut worker, &texts[from..to]);
+                let part = encode_run(&mut worker, texts, from..to, sampling);
                 *parts[run].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = part;
             }
         };
@@ -104,10 +121,18 @@ fn runs(texts: &[&[u8]]) -> Vec<(usize, usize)> {
     runs
 }
 
-fn encode_run(worker: &mut super::Worker, texts: &[&[u8]]) -> Batch {
-    let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(texts.len()) };
-    for text in texts {
-        worker.encode(text, &mut batch.ids);
+fn encode_run(
+    worker: &mut super::Worker,
+    texts: &[&[u8]],
+    numbers: Range<usize>,
+    sampling: Option<&Sampling>,
+) -> Batch {
+    let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(numbers.len()) };
+    for number in numbers {
+        match sampling {
+            None => worker.encode(texts[number], &mut batch.ids),
+            Some(sampling) => worker.sample(texts[number], sampling, number as u64, &mut batch.ids),
+        }
         batch.offsets.push(batch.ids.len());
     }
     batch

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::automaton::Automaton;
+use super::hf;
 use super::merge::Merger;
 use super::normalizer::Normalized;
 use super::tokenizer::{Engine, Inner};
@@ -11,9 +12,9 @@ use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
 pub struct Worker {
-    model: Arc<Inner>,
+    pub(super) model: Arc<Inner>,
     buffers: Buffers,
-    normalized: Normalized,
+    pub(super) normalized: Normalized,
 }
 
 enum Buffers {
@@ -21,6 +22,7 @@ enum Buffers {
     Classic(Search<Classic>),
     HuggingFace(Search<HuggingFace>),
     Bpe(Box<Merger>),
+    Json(Box<hf::Worker>),
 }
 
 /// A piece of a text and the bytes of the text that it stands for.
@@ -42,6 +44,7 @@ impl Worker {
             Engine::Classic(_) => Buffers::Classic(Search::default()),
             Engine::HuggingFace(_) => Buffers::HuggingFace(Search::default()),
             Engine::Bpe(_) => Buffers::Bpe(Box::default()),
+            Engine::Json(..) => Buffers::Json(Box::new(hf::Worker::new())),
         };
         Self { model, buffers, normalized: Normalized::default() }
     }
@@ -51,6 +54,9 @@ impl Worker {
     pub fn encode(&mut self, text: &[u8], out: &mut Vec<u32>) {
         if text.is_empty() {
             return;
+        }
+        if let (Buffers::Json(worker), Engine::Json(pipeline, _)) = (&mut self.buffers, &self.model.engine) {
+            return worker.encode(pipeline, text, out);
         }
         let is_plain = self.model.normalizer.is_plain() && !matches!(self.buffers, Buffers::Bpe(_));
         let plain = if is_plain { std::str::from_utf8(text).ok() } else { None };
@@ -68,6 +74,11 @@ impl Worker {
     /// The tokens of `text` with their names and places: normalised text for known pieces and
     /// runs of unknown characters, `<0x0A>` for bytes.
     pub fn tokens(&mut self, text: &[u8]) -> Vec<Token> {
+        if let Engine::Json(pipeline, _) = &self.model.engine {
+            let piece = |id| self.model.vocab.piece(id).unwrap_or_default().to_owned();
+            let token = |t: hf::Placed| Token { id: Some(t.id), piece: piece(t.id), begin: t.span.0, end: t.span.1 };
+            return pipeline.tokens(text).into_iter().map(token).collect();
+        }
         let Self { model, buffers, .. } = self;
         let mut normalized = Normalized { text: String::new(), origin: Some(Vec::new()) };
         model.normalizer.normalize(text, &mut normalized);
@@ -118,6 +129,7 @@ impl Buffers {
             Self::Classic(search) => search.backwards(|step| steps.push(step)),
             Self::HuggingFace(search) => search.backwards(|step| steps.push(step)),
             Self::Bpe(merger) => return merger.steps.clone(),
+            Self::Json(_) => return steps,
         }
         steps.reverse();
         steps
@@ -131,6 +143,8 @@ impl Buffers {
             Self::Classic(search) => search.backwards(|step| emitter.push(step)),
             Self::HuggingFace(search) => search.backwards(|step| emitter.push(step)),
             Self::Bpe(merger) => merger.steps.iter().rev().for_each(|step| emitter.push(*step)),
+            // Its own worker gives its ids out.
+            Self::Json(_) => {}
         }
         out[start..].reverse();
     }
@@ -143,13 +157,21 @@ fn run_plain<R: Rule>(search: &mut Search<R>, automaton: &Automaton<R::Score>, t
 
 /// Steps, last first, to ids: unknown characters become their bytes, or one unknown piece for
 /// each run of them.
-struct Emitter<'a> {
+pub(super) struct Emitter<'a> {
     vocab: &'a Vocab,
     out: &'a mut Vec<u32>,
     after_unknown: bool,
 }
 
-impl Emitter<'_> {
+impl<'a> Emitter<'a> {
+    /// Appends the ids of `steps`, last first, in the order of the text.
+    pub(super) fn emit(vocab: &'a Vocab, steps: impl Iterator<Item = Step>, out: &'a mut Vec<u32>) {
+        let start = out.len();
+        let mut emitter = Emitter { vocab, out, after_unknown: false };
+        steps.for_each(|step| emitter.push(step));
+        emitter.out[start..].reverse();
+    }
+
     #[inline(always)]
     fn push(&mut self, step: Step) {
         match step {

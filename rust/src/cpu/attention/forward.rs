@@ -98,19 +98,18 @@ fn rows<S: Simd>(
             let highest = max(p).max(top[i]);
             shrink[i] = if seen == 0 { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
             top[i] = highest;
-            p.iter_mut().for_each(|p| *p = exp_nonpositive(s, *p - highest));
+            for p in &mut *p {
+                *p = exp_nonpositive(s, *p - highest);
+            }
             total[i] = s.fma(total[i], shrink[i], sum(p, |p| p));
         }
-        by_keys(s, p, packed.values, block, depth, |i, column, tile| {
-            let sums = &mut sums[i * width + column..][..NR];
-            for j in 0..NR {
-                sums[j] = s.fma(sums[j], shrink[i], tile[j]);
-            }
-        });
+        by_keys(s, sums, &shrink, p, packed.values, block, depth);
     }
     for (i, (lse, sums)) in lse.iter_mut().zip(sums.chunks_exact_mut(width)).enumerate() {
         let inverse = 1.0 / total[i];
-        sums.iter_mut().for_each(|sum| *sum *= inverse);
+        for sum in sums {
+            *sum *= inverse;
+        }
         *lse = top[i] + total[i].ln();
     }
 }
