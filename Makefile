@@ -43,8 +43,9 @@ fmt:  ## format Rust and Python
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.tested  ## tokens/s and peak memory beside transformers + torch
+bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory of the trainer, and the drop-in for PyTorch
 	$(BIN)/python benches/train_step.py
+	$(BIN)/python benches/torch_drop_in.py
 
 soak: $(VENV)/.tested  ## kill and resume at random for MINUTES (default 30), compare with a run left alone
 	$(BIN)/python benches/soak.py --minutes $${MINUTES:-30}

@@ -134,17 +134,16 @@ def machine(threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ops_table(rounds: int) -> Any:
+def ops_table(rounds: int) -> list[Any]:
     import torch
 
     import llmjp_core.torch as lct
 
     names = ["rms_norm", "layer_norm", "gelu", "swiglu", "rotary", "attention", "linear", "cross_entropy",
              "linear_cross_entropy"]  # fmt: skip
-    rows = lct.benchmark(names, rounds=rounds).rows
-    return type(lct.benchmark("rms_norm", rounds=1))(
-        rows + lct.benchmark(names, rounds=rounds, dtype=torch.bfloat16).rows
-    )
+    return [
+        row for kind in (torch.float32, torch.bfloat16) for row in lct.benchmark(names, rounds=rounds, dtype=kind).rows
+    ]
 
 
 def models_table(results: dict[str, Any]) -> str:
@@ -175,24 +174,36 @@ def main() -> None:
         work(*args.work)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    results: dict[str, Any] = {"machine": machine(args.threads)}
-    about = "Forward and backward, medians; ratio against the better of the others."
-    text = ["# llmjp_core.torch beside torch", "", about, "", str(results["machine"])]
-    models = {name: race(name, args.rounds, args.threads) for name in args.models}
-    if models:
-        results["models"] = models
-        text += ["", "## A training step of a Hugging Face model, float32", "", models_table(models)]
-        print(text[-1], flush=True)
+    path = HERE / "results/torch_drop_in.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if args.models:
+        models = {name: race(name, args.rounds, args.threads) for name in args.models}
+        results["models"] = {**results.get("models", {}), **models}
+        results["machine of models"] = machine(args.threads)
+        write(path, results)
     if not args.no_ops:
-        table = ops_table(args.rounds)
         results["ops"] = [
-            {"op": r.op, "dtype": r.dtype, "shape": r.shape, "ms": r.milliseconds, "ratio": r.ratio} for r in table.rows
+            {"op": r.op, "dtype": r.dtype, "shape": r.shape, "ms": r.milliseconds} for r in ops_table(args.rounds)
         ]
-        text += ["", "## Ops", "", table.markdown()]
-        print(text[-1], flush=True)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results/torch_drop_in.json").write_text(json.dumps(results, indent=1) + "\n")
-    (HERE / "results/torch_drop_in.md").write_text("\n".join(text) + "\n")
+        results["machine of ops"] = machine(args.threads)
+        write(path, results)
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """What was measured so far; a part that was not measured now stays as it was."""
+    from llmjp_core.torch.timing import Row, Timings
+
+    text = ["# llmjp_core.torch beside torch", "", "Medians; the ratio is against the better of the others."]
+    if "models" in results:
+        text += ["", "## A training step of a Hugging Face model, float32", "", models_table(results["models"])]
+        text += ["", str(results["machine of models"])]
+    if "ops" in results:
+        rows = [Row(r["op"], r["dtype"], r["shape"], r["ms"]) for r in results["ops"]]
+        text += ["", "## Ops, forward and backward", "", Timings(rows).markdown(), "", str(results["machine of ops"])]
+    print("\n".join(text), flush=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -241,3 +241,21 @@ def test_refused_by_name(call: Callable[[], object], names: str) -> None:
 def test_other_devices_are_refused(case: Case) -> None:
     with pytest.raises(DeviceError, match="on the device meta"):
         case.ours(*(x.to("meta") for x in case.inputs()))
+
+
+def test_torchs_defaults_do_not_matter() -> None:
+    """Results follow their inputs, not the default device and dtype."""
+    x, w, target = randn(3, 8, seed=1), randn(8, seed=2), torch.arange(3)
+    calls = (
+        lambda: ours.rms_norm(x.clone().requires_grad_(), (8,), w),
+        lambda: ours.cross_entropy(x, target),
+        lambda: ours.linear_cross_entropy(x.clone().requires_grad_(), x, target),
+    )
+    want = [call() for call in calls]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            got = [call() for call in calls]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(want, got, strict=True))

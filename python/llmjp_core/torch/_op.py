@@ -94,11 +94,16 @@ class Op:
         self.library = getattr(torch.ops.llmjp_core, name)
         self.backward_library = getattr(torch.ops.llmjp_core, f"{name}_backward")
         self._register_gradients()
-        self.function = self._make_function()
+        # Function.apply looks for functorch first, which `__call__` has done (2 us); this is what it calls then.
+        self.apply: Kernel = super(torch.autograd.Function, self._make_function()).apply  # type: ignore[misc]
 
     def __call__(self, *inputs: Any) -> Any:
         """The first output; the others are kept for the backward pass."""
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._are_functorch_transforms_active()
+        ):
             return self._by_dispatcher(inputs)
         wants_gradient = False
         for tensor in inputs[: len(self.names)]:
@@ -109,7 +114,7 @@ class Op:
                     on_cpu(self.name, **dict(zip(self.names, inputs, strict=False)))
                 wants_gradient = wants_gradient or tensor.requires_grad
         if wants_gradient and torch.is_grad_enabled():
-            return self.function.apply(*inputs)  # type: ignore[attr-defined]
+            return self.apply(*inputs)
         return _first(self.kernel(*inputs))
 
     def _by_dispatcher(self, inputs: tuple[Any, ...]) -> Any:

@@ -17,6 +17,8 @@ from . import ops as _ops
 from ._op import on_cpu
 
 Tensor = torch.Tensor
+# torch's default for rms_norm is that of its arithmetic, in the half dtypes too.
+_EPS = torch.finfo(torch.float32).eps
 
 
 def _cast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -28,6 +30,7 @@ def _cast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _one_dtype(op: str, **tensors: Tensor | None) -> None:
+    """Raises, naming all of them, when they differ."""
     dtypes = {name: tensor.dtype for name, tensor in tensors.items() if tensor is not None}
     if len(set(dtypes.values())) > 1:
         raise UnsupportedInputError(f"{op}: all inputs must have one dtype, got {dtypes}")
@@ -51,11 +54,11 @@ def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """y = x·w / √(mean(x²) + eps) over the last dimensions. A float32 weight of half inputs is used unrounded."""
-    on_cpu("rms_norm", input=input, weight=weight)
     if eps is None:
-        eps = torch.finfo(input.dtype if input.dtype == torch.float64 else torch.float32).eps
+        eps = _EPS
     if weight is not None and weight.dtype == input.dtype and weight.dim() == 1 == len(normalized_shape):
         return _ops.rms_norm(input, weight, eps)  # type: ignore[no-any-return]
+    on_cpu("rms_norm", input=input, weight=weight)
     width = _normalized_rows("rms_norm", input, normalized_shape, weight)
     weight = torch.ones(width, dtype=input.dtype) if weight is None else weight.reshape(width)
     x = input.reshape(-1, width).to(weight.dtype)
@@ -70,10 +73,10 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """y = (x − mean)·w / √(var + eps) + b over the last dimensions. Float32 weights of half inputs stay unrounded."""
-    on_cpu("layer_norm", input=input, weight=weight, bias=bias)
-    _one_dtype("layer_norm", weight=weight, bias=bias)
     if weight is not None and weight.dtype == input.dtype and weight.dim() == 1 == len(normalized_shape):
         return _ops.layer_norm(input, weight, bias, eps)  # type: ignore[no-any-return]
+    on_cpu("layer_norm", input=input, weight=weight, bias=bias)
+    _one_dtype("layer_norm", weight=weight, bias=bias)
     width = _normalized_rows("layer_norm", input, normalized_shape, weight)
     kind = input.dtype if weight is None else weight.dtype
     weight = torch.ones(width, dtype=kind) if weight is None else weight.reshape(width)
@@ -98,7 +101,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _gated(op: str, kind: str, gate: Tensor, up: Tensor) -> Tensor:
-    _one_dtype(op, gate=gate, up=up)
+    if gate.dtype != up.dtype:
+        _one_dtype(op, gate=gate, up=up)
     if gate.shape != up.shape:
         raise UnsupportedInputError(f"{op}: `gate` {list(gate.shape)} and `up` {list(up.shape)} must have one shape")
     return _ops.gated_mlp(gate, up, kind)  # type: ignore[no-any-return]
@@ -221,8 +225,8 @@ def cross_entropy(
         raise UnsupportedInputError(f"cross_entropy: `input` must be (tokens, classes), got {list(input.shape)}")
     _check_targets("cross_entropy", input, target, label_smoothing)
     divisor = _divisor("cross_entropy", reduction)
-    logits = input.reshape(-1, input.shape[-1])
-    loss = _losses.cross_entropy(logits, target.reshape(-1), ignore_index, label_smoothing, lse_square_scale, divisor)
+    logits, targets = (input, target) if input.dim() == 2 else (input[None], target[None])
+    loss = _losses.cross_entropy(logits, targets, ignore_index, label_smoothing, lse_square_scale, divisor)
     return loss.view(target.shape) if divisor == 0 else loss  # type: ignore[no-any-return]
 
 

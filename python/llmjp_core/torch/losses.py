@@ -8,6 +8,7 @@ losses apart (N).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,24 +25,32 @@ Rest = tuple[Any, ...]
 # --- cross_entropy: losses of logits (N, V) for targets (N)
 
 
+# Up to this many numbers Python is done before torch has begun.
+_FEW = 256
+
+
 def _count(target: Tensor, ignore_index: int, divisor: float | None) -> float:
-    return float((target != ignore_index).sum().item()) if divisor is None else divisor
+    if divisor is not None:
+        return divisor
+    if target.numel() <= _FEW:
+        return float(target.numel() - target.tolist().count(ignore_index))
+    return float((target != ignore_index).sum().item())
 
 
 def _reduced(losses: Tensor, divisor: float) -> Tensor:
-    total = losses.sum(dtype=torch.float64)
-    return (total / divisor).to(torch.float32) if divisor else torch.full((), float("nan"))
+    """Summed in float64."""
+    total = math.fsum(losses.tolist()) if losses.numel() <= _FEW else float(losses.sum(dtype=torch.float64).item())
+    return losses.new_full((), total / divisor if divisor else math.nan)
 
 
 def _cross_entropy(
     logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, lse_square: float, divisor: float | None
 ) -> Tensor:
     logits, target = logits.contiguous(), target.contiguous()
-    losses = torch.empty(target.shape, dtype=torch.float32)
+    losses = logits.new_empty(target.shape, dtype=torch.float32)
     _rust.cross_entropy_forward(losses, logits, target, ignore_index, label_smoothing, lse_square)
-    if divisor == 0:
-        return losses.to(logits.dtype)
-    return _reduced(losses, _count(target, ignore_index, divisor)).to(logits.dtype)
+    loss = losses if divisor == 0 else _reduced(losses, _count(target, ignore_index, divisor))
+    return loss if logits.dtype == torch.float32 else loss.to(logits.dtype)
 
 
 def _cross_entropy_fake(
@@ -110,7 +119,7 @@ def _linear_cross_entropy(
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, w, target = x.contiguous(), w.contiguous(), target.contiguous()
-    losses = torch.empty(target.shape, dtype=torch.float32)
+    losses = x.new_empty(target.shape, dtype=torch.float32)
     options = (ignore_index, label_smoothing, lse_square)
     count = _count(target, ignore_index, divisor)
     inverse = 1.0 / count if count else 0.0
@@ -118,13 +127,13 @@ def _linear_cross_entropy(
         _rust.linear_cross_entropy_forward(losses, x, w, target, *options)
         dx, dw = x.new_empty(0), w.new_empty(0, dtype=torch.float32)
     else:
-        dx, dw = torch.empty(x.shape, dtype=x.dtype), torch.zeros(w.shape, dtype=torch.float32)
+        dx, dw = torch.empty_like(x), w.new_zeros(w.shape, dtype=torch.float32)
         scale = 1.0 if _late(x) else inverse
         _rust.linear_cross_entropy_forward_backward(losses, dx, dw, x, w, target, scale, *options)
         if not _late(x):
             dw = dw.to(w.dtype)
     loss = losses if divisor == 0 else _reduced(losses, count)
-    return loss, dx, dw, torch.full((), inverse if _late(x) else 1.0)
+    return loss, dx, dw, losses.new_full((), inverse if _late(x) else 1.0)
 
 
 def _linear_cross_entropy_fake(

@@ -21,8 +21,8 @@ Saved = Sequence[Tensor]
 Rest = tuple[Any, ...]
 
 
-def _like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype)
+# A place for a result like x, which is contiguous. (torch.empty(x.shape, dtype=x.dtype): 2.3 us, this: 0.9 us)
+_like = torch.empty_like
 
 
 def _fake_like(x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _fake_like(x: Tensor) -> Tensor:
 
 def _sums_like(w: Tensor) -> Tensor:
     """Where the gradient of a weight is added up."""
-    return torch.zeros(w.shape, dtype=torch.float32)
+    return w.new_zeros(w.shape, dtype=torch.float32)
 
 
 # --- rms_norm: y = x·w / √(mean(x²) + eps) over the last dimension; x (.., D), w (D)
@@ -39,7 +39,7 @@ def _sums_like(w: Tensor) -> Tensor:
 
 def _rms_norm(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x, w = x.contiguous(), w.contiguous()
-    y, rstd = _like(x), torch.empty(x.shape[:-1], dtype=torch.float32)
+    y, rstd = _like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
     _rust.rms_norm_forward(y, rstd, x, w, eps)
     return y, rstd
 
@@ -80,7 +80,7 @@ rms_norm = Op(
 
 def _layer_norm(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     x, w = x.contiguous(), w.contiguous()
-    y, mean = _like(x), torch.empty(x.shape[:-1], dtype=torch.float32)
+    y, mean = _like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
     rstd = torch.empty_like(mean)
     _rust.layer_norm_forward(y, mean, rstd, x, w, None if bias is None else bias.contiguous(), eps)
     return y, mean, rstd
@@ -190,14 +190,14 @@ gated_mlp = Op(
 
 def _linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     x, w = x.contiguous(), w.contiguous()
-    y = torch.empty((*x.shape[:-1], w.shape[0]), dtype=x.dtype)
+    y = x.new_empty((*x.shape[:-1], w.shape[0]))
     _rust.linear_forward(y, x, w, None if bias is None else bias.contiguous())
     return y
 
 
 def _linear_backward(dy: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dy, x, w = dy.contiguous(), x.contiguous(), w.contiguous()
-    dx, dw, dbias = _like(x), _sums_like(w), torch.zeros(w.shape[0], dtype=torch.float32)
+    dx, dw, dbias = _like(x), _sums_like(w), w.new_zeros(w.shape[0], dtype=torch.float32)
     _rust.linear_backward_input(dx, dy, w)
     _rust.linear_backward_weight(dw, dbias, dy, x)
     return dx, dw.to(w.dtype), dbias.to(w.dtype)
@@ -285,8 +285,8 @@ def _attention(
         cos, sin = cos.contiguous(), sin.contiguous()
         _rust.rotary(qkv, places[0], cos, sin, False)
         _rust.rotary(qkv, places[1], cos, sin, False)
-    out = torch.empty((b, t, heads, dim), dtype=q.dtype)
-    lse = torch.empty((b, heads, t), dtype=torch.float32)
+    out = q.new_empty((b, t, heads, dim))
+    lse = q.new_empty((b, heads, t), dtype=torch.float32)
     _rust.attention_forward(out, lse, qkv, *places, scale, causal)
     return out, lse, qkv
 
