@@ -65,7 +65,9 @@ def main(kind: str, rank: int, port: str, out: str) -> None:
         weights[name.removeprefix("module.")] = whole.detach().numpy()
     if rank == 0:
         np.savez(out, losses=np.array([float(loss) / 2 for loss in losses]), **weights)
-    dist.destroy_process_group()
+    dist.barrier()
+    # Not destroy_process_group: it can wait for a thread that waits for the interpreter which it holds (torch 2.13).
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,13 @@ def run(*arguments: str) -> subprocess.Popen[str]:
 
 
 def wait(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:  # none waits for one that failed
+            process.kill()
 
 
 def relative(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
