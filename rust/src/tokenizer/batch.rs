@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::tokenizer::Tokenizer;
+use super::worker::Text;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -31,7 +32,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `Interrupted`; `Internal` when a thread could not be started.
-    pub fn encode_batch(&self, texts: &[&[u8]], threads: usize, interrupt: Interrupt<'_>) -> Result<Batch> {
+    pub fn encode_batch(&self, texts: &[Text<'_>], threads: usize, interrupt: Interrupt<'_>) -> Result<Batch> {
         let runs = runs(texts);
         let threads = threads.clamp(1, runs.len().max(1));
         let parts = if threads == 1 {
@@ -42,7 +43,7 @@ impl Tokenizer {
         Ok(join(parts))
     }
 
-    fn one_by_one(&self, texts: &[&[u8]], runs: &[(usize, usize)], interrupt: Interrupt<'_>) -> Result<Vec<Batch>> {
+    fn one_by_one(&self, texts: &[Text<'_>], runs: &[(usize, usize)], interrupt: Interrupt<'_>) -> Result<Vec<Batch>> {
         let mut worker = self.worker();
         let encode = |&(from, to): &(usize, usize)| {
             interrupt.check()?;
@@ -54,7 +55,7 @@ impl Tokenizer {
     /// The calling thread waits and asks whether to stop, since only it may talk to Python.
     fn with_threads(
         &self,
-        texts: &[&[u8]],
+        texts: &[Text<'_>],
         runs: &[(usize, usize)],
         threads: usize,
         interrupt: Interrupt<'_>,
@@ -89,10 +90,10 @@ impl Tokenizer {
     }
 }
 
-fn runs(texts: &[&[u8]]) -> Vec<(usize, usize)> {
+fn runs(texts: &[Text<'_>]) -> Vec<(usize, usize)> {
     let (mut runs, mut from, mut bytes) = (Vec::new(), 0, 0);
     for (at, text) in texts.iter().enumerate() {
-        bytes += text.len() + 32;
+        bytes += text.bytes().len() + 32;
         if bytes >= RUN_BYTES {
             runs.push((from, at + 1));
             (from, bytes) = (at + 1, 0);
@@ -104,12 +105,10 @@ fn runs(texts: &[&[u8]]) -> Vec<(usize, usize)> {
     runs
 }
 
-fn encode_run(worker: &mut super::Worker, texts: &[&[u8]]) -> Batch {
+fn encode_run(worker: &mut super::Worker, texts: &[Text<'_>]) -> Batch {
     let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(texts.len()) };
-    for text in texts {
-        worker.encode(text, &mut batch.ids);
-        batch.offsets.push(batch.ids.len());
-    }
+    let Batch { ids, offsets } = &mut batch;
+    worker.encode_all(texts.iter().copied(), ids, |end| offsets.push(end));
     batch
 }
 
