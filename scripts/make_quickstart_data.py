@@ -93,8 +93,7 @@ decoded from Shift_JIS, and header, notes, colophon, ruby and editors' marks wer
 Some words in these works would not be chosen today; they are left as their authors wrote them.
 
 `train.jsonl.gz` and `held_out.jsonl.gz` have one work a line, with `id`, `title`, `author`, `url`, `credit` (printed
-edition, typist, proof-reader) and `text`. `scripts/make_quickstart_data.py` chose the works,
-`scripts/make_quickstart_tokenizer.py` made `tokenizer.model` from `train.jsonl.gz`.
+edition, typist, proof-reader) and `text`. `scripts/make_quickstart_data.py` chose the works.
 
 | title | author | part | credit |
 |---|---|---|---|

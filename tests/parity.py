@@ -18,7 +18,7 @@ THREADS = (1, 2, 3, 7)
 def randn(*shape: int, dtype: str = "float32", seed: int = 0, scale: float = 1.0) -> torch.Tensor:
     """Normal numbers, rounded to `dtype`; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(getattr(torch, dtype))
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(getattr(torch, dtype))
 
 
 def stored(x: Any) -> Any:

@@ -26,7 +26,7 @@ def run(*args: str, stdin: str | bytes = "", cwd: Path | None = None) -> subproc
 
 @pytest.fixture(scope="module")
 def model(repository: Path) -> str:
-    return str(repository / "python/llmjp_core/quickstart/data/tokenizer.model")
+    return str(repository / "tests/data/neko_unigram.model")
 
 
 def test_help_names_every_command() -> None:

@@ -17,7 +17,7 @@ RUST = ROOT / "rust/src"
 PYTHON = ROOT / "python/llmjp_core"
 FILE_LIMIT = 500
 
-BASE = {"dtype", "error", "files", "interrupt", "tensor"}
+BASE = {"dtype", "error", "files", "interrupt", "memory", "tensor"}
 # What each layer may name with `crate::`; its own files always, `py` everything.
 MAY_USE = {
     **dict.fromkeys(BASE, BASE),
@@ -206,9 +206,22 @@ def test_only_the_commands_know_the_command_line() -> None:
         assert not imported(path, only_at_import=False) & {".cli", ".commands"}, path
 
 
-def test_the_library_never_imports_torch() -> None:
+def test_torch_is_imported_in_its_own_room_only() -> None:
+    """And the rest of the library does not enter that room."""
     for path in python_files():
-        assert "torch" not in imported(path, only_at_import=False), path
+        names = imported(path, only_at_import=False)
+        if path.parent.name == "torch":
+            assert "transformers" not in imported(path, only_at_import=True), path
+        else:
+            assert not names & {"torch", "transformers", ".torch"}, path
+
+
+def test_each_op_of_torch_stands_beside_its_kernel() -> None:
+    """One name: a block in torch/ops.py or torch/losses.py, and a file of the op."""
+    text = "".join((PYTHON / f"torch/{name}.py").read_text() for name in ("ops", "losses"))
+    names = set(re.findall(r"^(\w+) = Op\(\s*\"(\w+)\"", text, re.M))
+    assert names and all(variable == name for variable, name in names)
+    assert {name for _, name in names} <= OPS
 
 
 def test_import_is_light() -> None:

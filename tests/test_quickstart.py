@@ -52,9 +52,9 @@ def works(part: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def reference_tokens() -> dict[str, np.ndarray]:
+def reference_tokens(folder: Path, shown: str) -> dict[str, np.ndarray]:
     """The tokens of both parts as the sentencepiece package makes them."""
-    model = sentencepiece.SentencePieceProcessor(model_file=str(DATA / "tokenizer.model"))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     end = [model.piece_to_id("<|endoftext|>")]
     ids = {part: [model.encode(w["text"]) + end for w in works(part)] for part in ("train", "held_out")}
     return {part: np.concatenate(each) for part, each in ids.items()}
@@ -72,11 +72,12 @@ def test_the_text_is_attributed_and_split_by_work() -> None:
         assert work["credit"] and f"| {work['title']} | {work['author']} |" in attribution
 
 
-def test_the_tokenizer_is_a_unigram_model_with_byte_fallback() -> None:
-    model = sentencepiece.SentencePieceProcessor(model_file=str(DATA / "tokenizer.model"))
+def test_the_tokenizer_is_a_unigram_model_with_byte_fallback(folder: Path, shown: str) -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     assert model.get_piece_size() == 4096
     assert model.is_byte(model.piece_to_id("<0xE3>"))
     assert model.is_control(model.piece_to_id("<|endoftext|>"))
+    assert "tokenizer  4,096 pieces" in shown
 
 
 def test_it_prints_what_it_found(shown: str, result: dict[str, Any], folder: Path) -> None:

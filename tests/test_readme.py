@@ -70,7 +70,7 @@ def test_the_readmes_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPat
 def test_every_command_shown_is_understood(page: Path) -> None:
     """Each `llmjp-core ...` line in a shell block parses: the command exists and takes these arguments."""
     for block in blocks(page, "sh"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["llmjp-core"]:
                 cli.parser().parse_args(words[1:])

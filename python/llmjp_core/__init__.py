@@ -11,3 +11,4 @@ from .model import Model as Model
 from .run import Run as Run
 from .run import train as train
 from .selftest import selftest as selftest
+from .tokenizer_report import tokenizer_report as tokenizer_report

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final, overload
 
@@ -60,6 +60,22 @@ class Samples:
     def seq_length(self) -> int: ...
     def item(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 
+@final
+class DocumentReader:
+    """The documents of inputs, a batch a call."""
+
+    def __new__(
+        cls,
+        inputs: Sequence[str],
+        *,
+        key: str,
+        skip_errors: bool,
+        format: str | None,
+        txt: str,
+        parquet: Callable[[Path, list[str]], Any] | None,
+    ) -> DocumentReader: ...
+    def next_batch(self) -> tuple[list[str], list[Path], list[int | None], list[str]] | None: ...
+
 def data_verify(prefix: _Path, vocab_size: int | None = None) -> dict[str, Any]: ...
 def data_split(split: str, documents: int, flavor: str) -> list[int]: ...
 def data_weights(documents: Sequence[int], alpha: float) -> list[float]: ...
@@ -95,13 +111,41 @@ def data_tokenize(
     tokenizer: str | None,
     sync_seconds: float,
     observe: Callable[[int, int, int, int, int], None] | None,
+    parquet: Callable[[Path, list[str]], Any] | None,
 ) -> dict[str, Any]: ...
 
 # --- tokenizer
 
+def tokenizer_train(
+    named: dict[str, Any],
+    *,
+    inputs: Sequence[str] | None,
+    sentences: Iterator[str] | None,
+    format: str | None,
+    key: str,
+    normalizer_from: _Path | None,
+    parquet: Callable[[Path, list[str]], Any] | None,
+    observe: Callable[[str, int, int], None] | None,
+) -> tuple[bytes, str, dict[str, Any]]: ...
+def tokenizer_train_options() -> list[str]: ...
+def tokenizer_reestimate(
+    tokenizer: Tokenizer,
+    add_pieces: Sequence[str],
+    *,
+    inputs: Sequence[str] | None,
+    sentences: Iterator[str] | None,
+    format: str | None,
+    key: str,
+    parquet: Callable[[Path, list[str]], Any] | None,
+    iterations: int,
+    num_threads: int | None,
+    observe: Callable[[str, int, int], None] | None,
+) -> bytes: ...
+
 @final
 class Tokenizer:
-    """A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+    """Text to ids and back: a SentencePiece model with the ids of the `sentencepiece` package, or a
+    `tokenizer.json` with those of Hugging Face `tokenizers` (`add_special_tokens=False`).
 
     Immutable and shared freely between threads; no begin, end or document piece is added unless
     asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
@@ -115,43 +159,148 @@ class Tokenizer:
     """
 
     @staticmethod
-    def from_file(path: str | os.PathLike[str], *, compat: str = "sentencepiece") -> Tokenizer:
-        """Reads a `.model` file.
+    def from_file(
+        path: str | os.PathLike[str],
+        *,
+        compat: str = "sentencepiece",
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> Tokenizer:
+        """Reads a `.model` file, a `tokenizer.json`, or a folder with one; the content tells which.
+
+        Of a `tokenizer.json`, BPE (byte-level or over characters) and Unigram models are read, with
+        added tokens, which are found in the text, special or not. A component that is not supported
+        is refused by name. `truncation` and `padding` are left out, as transformers does. `decode`
+        leaves special tokens out.
 
         Args:
-            path: a SentencePiece model.
+            path: the file or folder. A folder's `tokenizer_config.json` names its special tokens.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
                 models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
-                Hugging Face makes of the folder that `export` writes; models with the `identity`
-                normaliser).
+                Hugging Face makes of the folder that `export` writes; unigram models with the
+                `identity` normaliser). A `tokenizer.json` is always "hf".
+            special_tokens: of a `tokenizer.json`, the tokens behind `bos_id`, `eos_id`, `pad_id` and
+                `unk_id`, by "bos_token", ...; default: the usual names among its special tokens.
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
+            UnsupportedModelError: a component of `tokenizer.json` is not supported (named).
             FileError: the file cannot be read.
         """
 
     @staticmethod
-    def from_bytes(model: bytes, *, compat: str = "sentencepiece") -> Tokenizer:
+    def from_bytes(
+        model: bytes, *, compat: str = "sentencepiece", special_tokens: Mapping[str, str] | None = None
+    ) -> Tokenizer:
         """As `from_file`, from the file's bytes."""
 
-    def encode(self, text: str | bytes, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """The ids of one text.
+    @staticmethod
+    def train(
+        input: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Iterable[str], **options: Any
+    ) -> Tokenizer:
+        """Trains a SentencePiece model.
+
+        Args:
+            input: a path, folder or glob, or a list of them: `.txt` (a sentence a line) or
+                `.jsonl`, also with `.gz`, `.zst`, `.xz`. Or any other iterable of str (a
+                generator, `iter(sentences)`): a sentence each.
+            options: SentencePiece's own options with its defaults, among them `vocab_size`
+                (8000), `model_type` ("unigram" or "bpe"), `character_coverage` (0.9995),
+                `byte_fallback`, `user_defined_symbols`, `control_symbols`, `required_chars`,
+                `normalization_rule_name` ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" or
+                "identity"), `max_sentence_length` (4192 bytes; longer sentences are cut at
+                sentence ends, counted and reported), `max_sentencepiece_length` (16),
+                `num_threads` (changes no result). Further:
+                `vocab`, a path for the list of pieces with their scores;
+                `input_format`, "text" or "jsonl" for files whose names do not say it;
+                `json_key` ("text"); `normalizer_from`, a model file whose normaliser is taken;
+                `progress`, False or a function of what is done; `report`, a function that is
+                given counts of what became of the text (default: cuts are told on stderr).
+
+        Raises:
+            ConfigError: an unknown option (the nearest one is named) or a value of another kind.
+            TokenizerError: options that cannot be met, such as a vocabulary larger than the text
+                gives or smaller than its alphabet.
+            CorruptDatasetError: a line that is not UTF-8 or no JSON, with file and line.
+        """
+
+    def reestimate(
+        self,
+        texts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Iterable[str],
+        add_pieces: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Tokenizer:
+        """A copy of a unigram model whose scores are estimated on other text.
+
+        Every piece keeps its id; scores of ordinary pieces change, those of control, user-defined
+        and byte pieces do not. New pieces come after the last id.
+
+        Args:
+            texts: what `train` takes as `input`.
+            add_pieces: pieces to add; `▁` stands for a space. What it takes to join the
+                vocabularies of several models: train them, add the pieces of one to another.
+            options: `iterations` of expectation maximisation (8), `num_threads` (changes no
+                result), `input_format`, `json_key`, `progress` as in `train`.
+
+        Raises:
+            UnsupportedModelError: a BPE model.
+            TokenizerError: a piece is there already, is empty, or has a space in it.
+        """
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_bos: bool = False,
+        add_eos: bool = False,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[int]:
+        """The ids of one text. With `enable_sampling`, as the first text of `encode_batch`.
 
         Raises:
             TokenizerError: `add_bos` or `add_eos` and the model has no such piece.
             UnsupportedInputError: `text` is neither str nor bytes, or has a lone surrogate.
         """
 
-    def encode_batch(self, texts: Iterable[str | bytes], num_threads: int | None = None) -> list[list[int]]:
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> list[list[int]]:
         """The ids of each text, over several threads; the same for any number of them.
 
         Args:
             texts: str or bytes each.
             num_threads: default `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else the machine's.
+            enable_sampling: draw each text's segmentation at random (subword regularization), by
+                `seed` and the text's place alone. Of SentencePiece models only.
+            alpha: unigram: how much better segmentations are preferred, 0 not at all; BPE: the
+                probability with which a merge is left out.
+            nbest_size: unigram: draw among this many of the best, below 0 among all, 0 and 1 the
+                best one.
+            seed: of the draws.
+
+        Raises:
+            UnsupportedInputError: a text is neither str nor bytes; `alpha` or `nbest_size` is out of range.
+            UnsupportedModelError: the model cannot be sampled from.
         """
 
     def encode_flat(
-        self, texts: Iterable[str | bytes], num_threads: int | None = None
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As `encode_batch`, as one array of all ids and one of offsets.
 
@@ -443,6 +592,103 @@ class ops:
     @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
+
+# --- torch
+
+class torch:
+    """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
+
+    @staticmethod
+    def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
+    @staticmethod
+    def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...
+    @staticmethod
+    def layer_norm_forward(y: Any, mean: Any, rstd: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
+    @staticmethod
+    def layer_norm_backward(
+        dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, mean: Any, rstd: Any, w: Any
+    ) -> None: ...
+    @staticmethod
+    def activation_forward(y: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def activation_backward(dx: Any, dy: Any, x: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_forward(h: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def gated_mlp_backward(dgate: Any, dup: Any, dh: Any, gate: Any, up: Any, kind: str) -> None: ...
+    @staticmethod
+    def linear_forward(y: Any, x: Any, w: Any, bias: Any | None = None) -> None: ...
+    @staticmethod
+    def linear_backward_input(dx: Any, dy: Any, w: Any) -> None: ...
+    @staticmethod
+    def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
+    @staticmethod
+    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
+    @staticmethod
+    def attention_forward(
+        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+    ) -> None: ...
+    @staticmethod
+    def attention_backward(
+        dqkv: Any,
+        dout: Any,
+        out: Any,
+        lse: Any,
+        qkv: Any,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        causal: bool,
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_forward(
+        losses: Any, logits: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def cross_entropy_backward(
+        dlogits: Any,
+        logits: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward(
+        losses: Any, x: Any, w: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> None: ...
+    @staticmethod
+    def linear_cross_entropy_forward_backward(
+        losses: Any,
+        dx: Any,
+        dw: Any,
+        x: Any,
+        w: Any,
+        target: Any,
+        grad_scale: float,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> None: ...
+    @staticmethod
+    def adamw_step(
+        p: Sequence[Any],
+        m: Sequence[Any],
+        v: Sequence[Any],
+        g: Sequence[Any],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        grad_scale: float,
+    ) -> None: ...
+    @staticmethod
+    def sum_of_squares(g: Sequence[Any]) -> list[float]: ...
 
 # --- train
 

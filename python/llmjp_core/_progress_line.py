@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .progress import in_notebook
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -45,8 +47,9 @@ class Watch:
         self._start = time.monotonic()
         self._line = 0
         # Jupyter shows stderr as an error, on red.
-        self._stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-        visible = self._stream is sys.stdout or sys.stderr.isatty()
+        notebook = in_notebook()
+        self._stream = sys.stdout if notebook else sys.stderr
+        visible = notebook or sys.stderr.isatty()
         if callable(progress):
             self._tell: Callable[[Progress], None] | None = progress
         else:

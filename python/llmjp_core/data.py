@@ -147,8 +147,8 @@ def tokenize(
 
     `inputs` are files, folders (all below them) or globs, in this order: JSON Lines (`.jsonl`, `.json`,
     `.ndjson`) with the text under `key`, or `.txt` (`txt`: a document a file, or a line), each also with
-    `.gz`, `.zst`, `.xz`. `format` overrides what the names say. With `keys` each key becomes a dataset of
-    its own, `{out_prefix}_{key}_document`.
+    `.gz`, `.zst`, `.xz`; `.parquet` with the text in the column `key` (needs `pyarrow`). `format` overrides
+    what the names say. With `keys` each key becomes a dataset of its own, `{out_prefix}_{key}_document`.
 
     `tok` is an `lc.Tokenizer`, one of `transformers`, `tokenizers` or `sentencepiece`, or anything with
     `encode(text) -> ids` and `vocab_size`. `eod` (default: the tokenizer's) ends each document.
@@ -162,6 +162,7 @@ def tokenize(
     or invalid UTF-8, unless `on_error="skip"`, which counts and lists them in the summary;
     `UnsupportedInputError` where no document is left; `FileError` where a file cannot be read or written.
     """
+    from . import _parquet
     from ._progress_line import Watch
     from ._tokenizers import adapt
 
@@ -186,12 +187,53 @@ def tokenize(
             tokenizer=tokenizer.identity,
             sync_seconds=sync_seconds,
             observe=watch.observe,
+            parquet=_parquet.Lines,
         )
     finally:
         watch.close()
     lists = {name: tuple(made[name]) for name in ("inputs", "ignored", "errors")}
     datasets = tuple(TokenizedDataset(**dataset) for dataset in made["datasets"])
     return Summary(**{**made, **lists, "datasets": datasets, "seconds": watch.seconds})
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    path: Path
+    line: int | None
+    """From 1; None where the file is the document."""
+
+
+def documents(
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    key: str = "text",
+    on_error: Literal["raise"] | Callable[[str], None] = "raise",
+    txt: Literal["file", "line"] = "file",
+    format: Literal["jsonl", "file", "line"] | None = None,
+) -> Iterator[Document]:
+    """The documents of text files, one after the other, in constant memory.
+
+    `inputs`, `key`, `txt` and `format` as for `tokenize`. Blank lines are passed over.
+
+    Raises `CorruptDatasetError` naming file and line of a document that cannot be used, unless `on_error` is
+    a function: then it is told, and the document is left out; `FileError` where a file cannot be read.
+    """
+    from . import _parquet
+
+    if not callable(on_error):
+        _choice("on_error", on_error, ("raise",))
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    reader = _core.DocumentReader(
+        [os.fspath(path) for path in given],
+        key=key, skip_errors=callable(on_error), format=format, txt=txt, parquet=_parquet.Lines,
+    )  # fmt: skip
+    while (batch := reader.next_batch()) is not None:
+        texts, paths, lines, errors = batch
+        for error in errors:
+            if callable(on_error):
+                on_error(error)
+        yield from map(Document, texts, paths, lines)
 
 
 def verify(prefix: PathLike, vocab_size: int | None = None) -> Report:

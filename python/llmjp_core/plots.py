@@ -61,6 +61,24 @@ def loss_curve(
     return Plot(figure)
 
 
+def bars(groups: Mapping[str, Mapping[str, float]], *, ylabel: str) -> Plot:
+    """Groups of bars: group -> name -> value, each name of one colour."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    figure = Figure(figsize=(max(6.0, 1.0 + 0.35 * len(groups) * (len(names) + 1)), 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / max(1, len(names))
+    for i, name in enumerate(names):
+        places = [at - 0.4 + (i + 0.5) * width for at in range(len(groups))]
+        axes.bar(places, [group.get(name, math.nan) for group in groups.values()], width, label=name)
+    axes.set_xticks(range(len(groups)), list(groups), rotation=30, ha="right")
+    axes.set(ylabel=ylabel)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend()
+    return Plot(figure)
+
+
 def series(reports: Sequence[Report], key: str) -> tuple[list[int], list[float]]:
     """The steps and values of the reports that have a finite `key`."""
     kept = [(r["iteration"], float(r[key])) for r in reports if r.get(key) is not None and math.isfinite(r[key])]

@@ -9,6 +9,7 @@ pub mod dtype;
 pub mod error;
 pub mod files;
 pub mod interrupt;
+mod memory;
 pub mod model;
 pub mod ops;
 #[cfg(feature = "python")]

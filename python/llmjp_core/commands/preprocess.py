@@ -41,7 +41,7 @@ def _input(group: Any) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="files, folders or globs, also as a comma-separated list: .jsonl .json .ndjson .txt (.gz .zst .xz)",
+        help="files, folders or globs, also as a list with commas: .jsonl .json .ndjson .txt (.gz .zst .xz) .parquet",
     )
     group.add_argument(
         "--jsonl-keys", "--json-keys", nargs="+", default=["text"], metavar="KEY", help="keys that hold text (text)"

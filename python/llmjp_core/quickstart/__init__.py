@@ -8,7 +8,9 @@ result.perplexity, result.bigram_perplexity
 from __future__ import annotations
 
 from .steps import DATA as DATA
+from .steps import TOKENIZER as TOKENIZER
 from .steps import Result as Result
+from .steps import paragraphs as paragraphs
 from .steps import run as run
 
-__all__ = ["DATA", "Result", "run"]
+__all__ = ["DATA", "TOKENIZER", "Result", "paragraphs", "run"]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,9 +19,22 @@ from ..errors import CheckpointError, InternalError
 from . import baselines, evaluation
 
 if TYPE_CHECKING:
+    from .._tokenizer_training import TrainingReport
     from ..run import Run
 
 DATA = Path(str(files(__package__) / "data"))
+TOKENIZER: dict[str, Any] = {
+    "model_type": "unigram",
+    "vocab_size": 4096,
+    "character_coverage": 0.9995,  # the rarest kanji become bytes
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,  # Japanese has no space before a word
+    "user_defined_symbols": ["\n"],
+    "control_symbols": ["<|endoftext|>"],
+    "max_sentence_length": 1 << 20,
+}
 PROMPT = "ある日の暮方の事である。"
 
 
@@ -78,7 +91,7 @@ def run(
     if restart:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_file(DATA / "tokenizer.model")
+    tokenizer = make_tokenizer(out, say)
     corpus = prepare(out, tokenizer)
     say(
         f"text       {corpus.works[0]} works, {len(corpus.train):,} tokens to learn from; "
@@ -93,6 +106,22 @@ def run(
     result = measure(out, model, tokenizer, corpus, trained)
     result.save(out / "result.json")
     return result
+
+
+def paragraphs(part: str) -> Iterator[str]:
+    """Of all works of a part."""
+    for work in data.documents(DATA / f"{part}.jsonl.gz"):
+        yield from work.text.split("\n")
+
+
+def make_tokenizer(out: Path, say: Callable[[str], None]) -> Tokenizer:
+    """Trains `tokenizer.model` on the works to learn from: the same file each time."""
+    reports: list[TrainingReport] = []
+    tokenizer = Tokenizer.train(paragraphs("train"), **TOKENIZER, progress=False, report=reports.append)
+    tokenizer.save(out / "tokenizer.model")
+    (report,) = reports
+    say(f"tokenizer  {report.pieces:,} pieces from {report.characters:,} characters in {report.seconds:.1f} s")
+    return tokenizer
 
 
 def prepare(out: Path, tokenizer: Tokenizer) -> Corpus:
@@ -115,7 +144,6 @@ def prepare(out: Path, tokenizer: Tokenizer) -> Corpus:
 
 def learn(out: Path, corpus: Corpus, overrides: dict[str, Any]) -> Run:
     """Trains, or goes on, or finds the training done."""
-    shutil.copyfile(DATA / "tokenizer.model", out / "tokenizer.model")
     shutil.copyfile(DATA / "quickstart.yml", out / "quickstart.yml")
     paths = {
         "vocab_file": str(out / "tokenizer.model"),

@@ -1,4 +1,4 @@
-//! Causal attention, softmax(q·kᵀ·scale)·v, in blocks of query rows and keys.
+//! Attention, softmax(q·kᵀ·scale)·v, causal or over all keys, in blocks of query rows and keys.
 //!
 //! The (T, T) matrix never exists: a thread holds `ROWS` × `KEYS` scores at a time. The forward pass corrects its sums
 //! when a later block of keys brings a larger score (online softmax); the backward pass makes the probabilities again
@@ -16,17 +16,18 @@ pub use forward::forward;
 
 use super::isa::Simd;
 use super::matmul::Mat;
-use super::micro::{MR, NR, Tile, pack, tile_rows};
+use super::micro::{MR, NR, Tile, pack, scale_add, store, tile_rows};
 use crate::dtype::Element;
 
 pub mod reference {
     /// One head: q, k, v are (T, d); returns (T, d).
-    pub fn forward(q: &[f64], k: &[f64], v: &[f64], d: usize, scale: f64) -> Vec<f64> {
-        let mut out = vec![0.0; q.len()];
-        for t in 0..q.len() / d {
+    pub fn forward(q: &[f64], k: &[f64], v: &[f64], d: usize, scale: f64, causal: bool) -> Vec<f64> {
+        let (mut out, time) = (vec![0.0; q.len()], q.len() / d);
+        for t in 0..time {
+            let seen = if causal { t + 1 } else { time };
             let score = |s: usize| (0..d).map(|i| q[t * d + i] * k[s * d + i]).sum::<f64>() * scale;
-            let top = (0..=t).map(score).fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = (0..=t).map(|s| (score(s) - top).exp()).collect();
+            let top = (0..seen).map(score).fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = (0..seen).map(|s| (score(s) - top).exp()).collect();
             let total: f64 = weights.iter().sum();
             for (s, weight) in weights.iter().enumerate() {
                 (0..d).for_each(|i| out[t * d + i] += weight / total * v[s * d + i]);
@@ -43,16 +44,18 @@ pub mod reference {
         v: &[f64],
         d: usize,
         scale: f64,
+        causal: bool,
     ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
         let dot = |a: &[f64], t: usize, b: &[f64], s: usize| (0..d).map(|i| a[t * d + i] * b[s * d + i]).sum::<f64>();
         for t in 0..q.len() / d {
-            let scores: Vec<f64> = (0..=t).map(|s| dot(q, t, k, s) * scale).collect();
+            let seen = if causal { t + 1 } else { q.len() / d };
+            let scores: Vec<f64> = (0..seen).map(|s| dot(q, t, k, s) * scale).collect();
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
             let p: Vec<f64> = scores.iter().map(|score| (score - top).exp() / total).collect();
-            let mean: f64 = (0..=t).map(|s| p[s] * dot(dout, t, v, s)).sum();
-            for s in 0..=t {
+            let mean: f64 = (0..seen).map(|s| p[s] * dot(dout, t, v, s)).sum();
+            for s in 0..seen {
                 let dscore = p[s] * (dot(dout, t, v, s) - mean) * scale;
                 for i in 0..d {
                     dq[t * d + i] += dscore * k[s * d + i];
@@ -92,6 +95,8 @@ pub struct Qkv {
     pub batch: usize,
     pub time: usize,
     pub scale: f32,
+    /// Whether a query sees only the keys up to its own place.
+    pub causal: bool,
 }
 
 impl Qkv {
@@ -132,7 +137,9 @@ fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
         pack::<T, NR>(panel, x, p * NR, 0);
     }
     if factor != 1.0 {
-        panels.iter_mut().for_each(|x| *x *= factor);
+        for x in panels {
+            *x *= factor;
+        }
     }
 }
 
@@ -141,7 +148,9 @@ fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
 fn rows_of<T: Element>(out: &mut [f32], x: Mat<T>, first: usize, n: usize, factor: f32) {
     let (used, rest) = out.split_at_mut(n * x.cols);
     for (i, out) in used.chunks_exact_mut(x.cols).enumerate() {
-        out.iter_mut().zip(x.line(first + i)).for_each(|(out, x)| *out = x.to_f32() * factor);
+        for (out, x) in out.iter_mut().zip(x.line(first + i)) {
+            *out = x.to_f32() * factor;
+        }
     }
     rest.fill(0.0);
 }
@@ -153,11 +162,15 @@ struct Block {
     rows: usize,
     from: usize,
     keys: usize,
+    causal: bool,
 }
 
 impl Block {
     /// How many keys of the block row i sees.
     fn seen(&self, i: usize) -> usize {
+        if !self.causal {
+            return self.keys;
+        }
         (self.first + i + 1).saturating_sub(self.from).min(self.keys)
     }
 
@@ -168,13 +181,13 @@ impl Block {
 
     /// The first row that sees key k of the block.
     fn seen_from(&self, k: usize) -> usize {
-        (self.from + k).saturating_sub(self.first)
+        if self.causal { (self.from + k).saturating_sub(self.first) } else { 0 }
     }
 
-    /// The blocks of keys for the queries `first..first + rows`.
-    fn all(first: usize, rows: usize) -> impl Iterator<Item = Self> {
-        let end = first + rows;
-        (0..end).step_by(KEYS).map(move |from| Self { first, rows, from, keys: KEYS.min(end - from) })
+    /// The blocks of keys for the queries `first..first + rows` of `time`.
+    fn all(first: usize, rows: usize, time: usize, causal: bool) -> impl Iterator<Item = Self> {
+        let end = if causal { first + rows } else { time };
+        (0..end).step_by(KEYS).map(move |from| Self { first, rows, from, keys: KEYS.min(end - from), causal })
     }
 }
 
@@ -185,12 +198,18 @@ fn scores<S: Simd>(s: S, out: &mut [f32], a: &[f32], b: &[f32], block: Block, d:
     for (p, panel) in panels.enumerate() {
         let start = block.seen_from(p * NR) / MR * MR;
         for i in (start..block.rows).step_by(MR) {
-            let sums = tile_rows(s, rows_at(a, d, i, 0, d), panel);
-            for (r, sums) in sums.iter().enumerate() {
-                out[(i + r) * KEYS + p * NR..][..NR].copy_from_slice(sums);
+            let sums: Tile<S, MR> = tile_rows(s, rows_at(a, d, i, 0, d), panel);
+            for (r, sums) in sums.into_iter().enumerate() {
+                store(s, piece(out, (i + r) * KEYS + p * NR), sums);
             }
         }
     }
+}
+
+/// `NR` elements from `at` on.
+#[inline(always)]
+fn piece(data: &mut [f32], at: usize) -> &mut [f32; NR] {
+    data[at..].first_chunk_mut().expect("a row of a tile")
 }
 
 /// Columns `from..from + n` of the rows i..i + MR of a (_, stride).
@@ -199,24 +218,18 @@ fn rows_at(a: &[f32], stride: usize, i: usize, from: usize, n: usize) -> [&[f32]
     std::array::from_fn(|r| &a[(i + r) * stride + from..][..n])
 }
 
-/// For each tile of rows, and each panel of `b` (which has `depth` inner indices): `put(row, column, sums)` of
-/// p (ROWS, KEYS) · b, with only the keys that the mask leaves.
+/// to (ROWS, width) = factors·to + p (ROWS, KEYS) · b, with only the keys that the mask leaves; b (width, `depth`) in
+/// panels.
 #[inline(always)]
-fn by_keys<S: Simd>(
-    s: S,
-    p: &[f32],
-    b: &[f32],
-    block: Block,
-    depth: usize,
-    mut put: impl FnMut(usize, usize, &[f32; NR]),
-) {
+fn by_keys<S: Simd>(s: S, to: &mut [f32], factors: &[f32; ROWS], p: &[f32], b: &[f32], block: Block, depth: usize) {
+    let width = to.len() / ROWS;
     for i in (0..block.rows).step_by(MR) {
         let seen = block.seen_by_tile(i);
         let rows = rows_at(p, KEYS, i, 0, seen);
         for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
-            let sums: Tile<MR> = tile_rows(s, rows, &panel[block.from * NR..][..seen * NR]);
-            for (r, sums) in sums.iter().enumerate() {
-                put(i + r, column * NR, sums);
+            let sums: Tile<S, MR> = tile_rows(s, rows, &panel[block.from * NR..][..seen * NR]);
+            for (r, sums) in sums.into_iter().enumerate() {
+                scale_add(s, piece(to, (i + r) * width + column * NR), factors[i + r], sums);
             }
         }
     }
@@ -251,7 +264,7 @@ mod tests {
         } else {
             (heads(0, n, d), heads(n * d, 2, d), heads((n + 2) * d, 2, d), all + 3)
         };
-        Qkv { q, k, v, row, batch, time, scale: 1.0 / (d as f32).sqrt() }
+        Qkv { q, k, v, row, batch, time, scale: 1.0 / (d as f32).sqrt(), causal: true }
     }
 
     fn run<T: Element>(s: &Qkv, qkv: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
@@ -273,9 +286,9 @@ mod tests {
             let part = |heads, a| head(&exact_qkv, &s, s.row, heads, b, a);
             let h = a / s.group();
             let (hq, hk, hv) = (part(s.q, a), part(s.k, h), part(s.v, h));
-            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale), &s, width, places, b, a);
+            put_back(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale, s.causal), &s, width, places, b, a);
             let dout = head(&exact_dout, &s, width, places, b, a);
-            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, scale);
+            let (dq, dk, dv) = reference::backward(&dout, &hq, &hk, &hv, d, scale, s.causal);
             put_back(&mut exact_d, &dq, &s, s.row, s.q, b, a);
             put_back(&mut exact_d, &dk, &s, s.row, s.k, b, h);
             put_back(&mut exact_d, &dv, &s, s.row, s.v, b, h);
@@ -292,7 +305,10 @@ mod tests {
 
     fn follows_the_reference<T: Element>() {
         let cases = [(5, ROWS + 3, 2, 2, false), (16, 1, 1, 1, true), (80, 5, 1, 1, true), (96, 16, 1, 4, false)];
-        cases.into_iter().for_each(|(d, time, batch, group, layout)| check::<T>(case(d, time, batch, group, layout)));
+        for (d, time, batch, group, layout) in cases {
+            check::<T>(case(d, time, batch, group, layout));
+            check::<T>(Qkv { causal: false, ..case(d, time, batch, group, layout) });
+        }
     }
 
     #[test]
@@ -306,6 +322,7 @@ mod tests {
             crate::cpu::isa::with(isa, || {
                 check::<f32>(case(64, KEYS + ROWS + 1, 1, 2, false));
                 check::<f32>(case(128, KEYS + 1, 1, 1, true));
+                check::<f32>(Qkv { causal: false, ..case(16, KEYS + ROWS + 1, 1, 1, false) });
             });
         }
     }
@@ -346,16 +363,18 @@ mod tests {
         let mut out = place::<f32>(d);
         decode(&mut out, &q, &k, &v, 1, 1, d, length, 0.5);
         let queries: Vec<f64> = exact_q.iter().copied().cycle().take(length * d).collect();
-        let exact = reference::forward(&queries, &exact_k, &exact_v, d, 0.5);
+        let exact = reference::forward(&queries, &exact_k, &exact_v, d, 0.5, true);
         assert_close("out", &out, &exact[(length - 1) * d..], 16.0);
     }
 
     #[test]
     fn reference_gradients() {
         let (q, k, v, dout) = (random(1, 15), random(2, 15), random(3, 15), random(4, 15));
-        let (dq, dk, dv) = reference::backward(&dout, &q, &k, &v, 3, 0.7);
-        check_gradient("dq", |q| dot(&dout, &reference::forward(q, &k, &v, 3, 0.7)), &q, &dq);
-        check_gradient("dk", |k| dot(&dout, &reference::forward(&q, k, &v, 3, 0.7)), &k, &dk);
-        check_gradient("dv", |v| dot(&dout, &reference::forward(&q, &k, v, 3, 0.7)), &v, &dv);
+        for causal in [true, false] {
+            let (dq, dk, dv) = reference::backward(&dout, &q, &k, &v, 3, 0.7, causal);
+            check_gradient("dq", |q| dot(&dout, &reference::forward(q, &k, &v, 3, 0.7, causal)), &q, &dq);
+            check_gradient("dk", |k| dot(&dout, &reference::forward(&q, k, &v, 3, 0.7, causal)), &k, &dk);
+            check_gradient("dv", |v| dot(&dout, &reference::forward(&q, &k, v, 3, 0.7, causal)), &v, &dv);
+        }
     }
 }

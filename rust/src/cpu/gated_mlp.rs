@@ -47,10 +47,40 @@ pub fn backward<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], kind: A
     });
 }
 
+/// Elements that one task makes where gate and up stand apart.
+const BLOCK: usize = 1 << 14;
+
+/// The same with gate and up in tensors of their own, each like h.
+pub fn forward_apart<T: Element>(h: &mut [T], gate: &[T], up: &[T], kind: Activation) {
+    let isa = isa();
+    install(|| {
+        h.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)).for_each(|((h, gate), up)| {
+            for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
+        });
+    });
+}
+
+/// The same with all of them apart.
+pub fn backward_apart<T: Element>(dgate: &mut [T], dup: &mut [T], dh: &[T], gate: &[T], up: &[T], kind: Activation) {
+    let isa = isa();
+    install(|| {
+        let out = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+        let blocks = out.zip(dh.par_chunks(BLOCK)).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
+        blocks.for_each(|((((dgate, dup), dh), gate), up)| {
+            for_kind!(kind, K => dispatch!(isa, s => parts(dgate, dup, dh, gate, up, |gate| both(s, gate, K))));
+        });
+    });
+}
+
 #[inline(always)]
 fn row<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], act: impl Fn(f32) -> (f32, f32)) {
     let (gate, up) = gate_up.split_at(dh.len());
     let (dgate, dup) = dgate_up.split_at_mut(dh.len());
+    parts(dgate, dup, dh, gate, up, act);
+}
+
+#[inline(always)]
+fn parts<T: Element>(dgate: &mut [T], dup: &mut [T], dh: &[T], gate: &[T], up: &[T], act: impl Fn(f32) -> (f32, f32)) {
     for ((((dgate, dup), dh), gate), up) in dgate.iter_mut().zip(dup).zip(dh).zip(gate).zip(up) {
         let (value, slope) = act(gate.to_f32());
         let dh = dh.to_f32();
@@ -83,6 +113,16 @@ mod tests {
             }
             assert_close("h", &h, &exact_h, 4.0);
             assert_close("dgate_up", &d, &exact_d, 4.0);
+            let part = |from: usize| -> Vec<T> {
+                gate_up.chunks(2 * f).flat_map(|row| row[from..from + f].to_vec()).collect()
+            };
+            let (gate, up) = (part(0), part(f));
+            let (mut apart, mut dgate, mut dup) = (place::<T>(n * f), place::<T>(n * f), place::<T>(n * f));
+            forward_apart(&mut apart, &gate, &up, kind);
+            backward_apart(&mut dgate, &mut dup, &dh, &gate, &up, kind);
+            assert_eq!(apart, h);
+            let both = dgate.chunks(f).zip(dup.chunks(f));
+            assert_eq!(both.flat_map(|(gate, up)| [gate, up].concat()).collect::<Vec<_>>(), d);
         }
     }
 

@@ -12,6 +12,8 @@
 //! times slower. So a body calls `#[inline(always)]` functions alone, and lends no closure to a function that is not:
 //! scratch is taken and work is shared out around `dispatch!`, never inside.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps};
 use std::sync::LazyLock;
 
 /// What a compiled copy of a kernel may use.
@@ -19,8 +21,18 @@ pub trait Simd: Copy + Send + Sync {
     /// Whether [`Simd::fma`] is one instruction; our own matrix kernel is used only then.
     const FMA: bool;
 
+    /// Eight numbers side by side, for the inner loops of products: there the compiler's own choice of vectors is not
+    /// dependable.
+    type Vector: Copy;
+
     /// a·b + c: rounded once where the copy has FMA, twice where not (there `mul_add` would call libm).
     fn fma(self, a: f32, b: f32, c: f32) -> f32;
+
+    fn splat(self, x: f32) -> Self::Vector;
+    fn load(self, x: &[f32; 8]) -> Self::Vector;
+    fn store(self, to: &mut [f32; 8], x: Self::Vector);
+    /// [`Simd::fma`] of each.
+    fn fma_each(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }
 
 /// What the target guarantees: SSE2 on x86-64, NEON on aarch64.
@@ -30,9 +42,31 @@ pub struct Baseline;
 impl Simd for Baseline {
     const FMA: bool = false;
 
+    type Vector = [f32; 8];
+
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
         a * b + c
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; 8]) -> [f32; 8] {
+        *x
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 8], x: [f32; 8]) {
+        *to = x;
+    }
+
+    #[inline(always)]
+    fn fma_each(self, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
 }
 
@@ -45,9 +79,35 @@ pub struct Avx2(());
 impl Simd for Avx2 {
     const FMA: bool = true;
 
+    type Vector = __m256;
+
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` exists only on a CPU that reports avx2 and fma; so do the three below.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; 8]) -> __m256 {
+        // SAFETY: as in `splat`; the array holds the eight numbers, and the load asks for no alignment.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 8], x: __m256) {
+        // SAFETY: as in `load`.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn fma_each(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
     }
 }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Simd, dispatch, isa};
 use super::math::dot;
-use super::micro::{MR, NR, pack, tile};
+use super::micro::{MR, NR, pack, scale_add, store, tile};
 use super::parallel::install;
 use super::scratch::with_scratch;
 use crate::dtype::{DType, Element};
@@ -325,30 +325,34 @@ fn tiles<S: Simd>(s: S, c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth
         let width = NR.min(c.cols - column);
         for (q, a) in a.chunks_exact(MR * depth).enumerate() {
             let sums = tile(s, a, b);
-            for (i, sums) in sums.iter().enumerate().take(rows - q * MR) {
+            for (i, sums) in sums.into_iter().enumerate().take(rows - q * MR) {
                 let line = &mut c.data[(q * MR + i) * c.stride + c.first + column..][..width];
-                match start {
-                    Start::Zero => store(line, sums, |_, sum, _| sum),
-                    Start::Bias(bias) => store(line, sums, |j, sum, _| bias[column + j] + sum),
-                    Start::Old => store(line, sums, |_, sum, old| old + sum),
+                if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
+                    finish(s, line, sums, start, column);
+                } else {
+                    let mut whole = [0.0; NR];
+                    whole[..width].copy_from_slice(line);
+                    finish(s, &mut whole, sums, start, column);
+                    line.copy_from_slice(&whole[..width]);
                 }
             }
         }
     }
 }
 
-/// line = f(column, sum, old), in whole vectors where the line has all columns.
+/// A row of a tile, with what it begins from.
 #[inline(always)]
-fn store(line: &mut [f32], sums: &[f32; NR], f: impl Fn(usize, f32, f32) -> f32) {
-    if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
-        for j in 0..NR {
-            line[j] = f(j, sums[j], line[j]);
+fn finish<S: Simd>(s: S, line: &mut [f32; NR], sums: [S::Vector; 2], start: Start, column: usize) {
+    match start {
+        Start::Zero => return store(s, line, sums),
+        Start::Old => {}
+        Start::Bias(bias) => {
+            for (line, b) in line.iter_mut().zip(&bias[column..]) {
+                *line = *b;
+            }
         }
-        return;
     }
-    for (j, c) in line.iter_mut().enumerate() {
-        *c = f(j, sums[j], *c);
-    }
+    scale_add(s, line, 1.0, sums);
 }
 
 /// a (rows, depth) and b (cols, depth), both row-major.

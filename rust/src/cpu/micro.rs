@@ -10,51 +10,71 @@ use crate::dtype::Element;
 pub const MR: usize = 6;
 pub const NR: usize = 16;
 
-pub type Tile<const ROWS: usize> = [[f32; NR]; ROWS];
+/// `ROWS` rows of `NR` results, two vectors each.
+pub type Tile<S, const ROWS: usize> = [[<S as Simd>::Vector; 2]; ROWS];
 
-/// A (ROWS, K) · B (K, NR), A packed.
+/// Σ over k of the column `a(k)` times the row k of the panel `b` (K, NR).
 #[inline(always)]
-pub fn tile<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Tile<MR> {
-    let mut c = [[0.0f32; NR]; MR];
-    for (a, b) in a.as_chunks::<MR>().0.iter().zip(b.as_chunks::<NR>().0) {
-        for i in 0..MR {
-            for j in 0..NR {
-                c[i][j] = s.fma(a[i], b[j], c[i][j]);
-            }
+fn accumulate<S: Simd, const ROWS: usize>(s: S, b: &[f32], a: impl Fn(usize, usize) -> f32) -> Tile<S, ROWS> {
+    let mut c = [[s.splat(0.0); 2]; ROWS];
+    for (k, b) in b.as_chunks::<NR>().0.iter().enumerate() {
+        let [low, high] = halves(b);
+        let (low, high) = (s.load(low), s.load(high));
+        for i in 0..ROWS {
+            let a = s.splat(a(i, k));
+            c[i] = [s.fma_each(a, low, c[i][0]), s.fma_each(a, high, c[i][1])];
         }
     }
     c
+}
+
+#[inline(always)]
+fn halves(row: &[f32; NR]) -> [&[f32; 8]; 2] {
+    let (halves, _) = row.as_chunks::<8>();
+    [&halves[0], &halves[1]]
+}
+
+/// row = factor·row + sums.
+#[inline(always)]
+pub fn scale_add<S: Simd>(s: S, row: &mut [f32; NR], factor: f32, sums: [S::Vector; 2]) {
+    let factor = s.splat(factor);
+    for (half, sum) in row.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        let old = s.load(half);
+        s.store(half, s.fma_each(factor, old, sum));
+    }
+}
+
+/// row = sums.
+#[inline(always)]
+pub fn store<S: Simd>(s: S, row: &mut [f32; NR], sums: [S::Vector; 2]) {
+    for (half, sum) in row.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        s.store(half, sum);
+    }
+}
+
+/// A (MR, K) · B (K, NR), A packed.
+#[inline(always)]
+pub fn tile<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Tile<S, MR> {
+    let a = a.as_chunks::<MR>().0;
+    let depth = a.len().min(b.len() / NR);
+    let (a, b) = (&a[..depth], &b[..depth * NR]);
+    accumulate(s, b, |i, k| a[k][i])
 }
 
 /// The same with A as rows where they stand: cheaper than packing when few columns use them.
 #[inline(always)]
-pub fn tile_rows<S: Simd, const ROWS: usize>(s: S, a: [&[f32]; ROWS], b: &[f32]) -> Tile<ROWS> {
-    let mut c = [[0.0f32; NR]; ROWS];
-    let b = b.as_chunks::<NR>().0;
-    let a = a.map(|a| &a[..b.len()]);
-    for (k, b) in b.iter().enumerate() {
-        for i in 0..ROWS {
-            for j in 0..NR {
-                c[i][j] = s.fma(a[i][k], b[j], c[i][j]);
-            }
-        }
-    }
-    c
+pub fn tile_rows<S: Simd, const ROWS: usize>(s: S, a: [&[f32]; ROWS], b: &[f32]) -> Tile<S, ROWS> {
+    let depth = b.len() / NR;
+    let a = a.map(|a| &a[..depth]);
+    accumulate(s, &b[..depth * NR], |i, k| a[i][k])
 }
 
 /// The same with A transposed where it stands: element (i, k) is `a[k * stride + i]`.
 #[inline(always)]
-pub fn tile_columns<S: Simd, const ROWS: usize>(s: S, a: &[f32], stride: usize, b: &[f32]) -> Tile<ROWS> {
-    let mut c = [[0.0f32; NR]; ROWS];
-    for (a, b) in a.chunks(stride).zip(b.as_chunks::<NR>().0) {
-        let Some((a, _)) = a.split_first_chunk::<ROWS>() else { break };
-        for i in 0..ROWS {
-            for j in 0..NR {
-                c[i][j] = s.fma(a[i], b[j], c[i][j]);
-            }
-        }
-    }
-    c
+pub fn tile_columns<S: Simd, const ROWS: usize>(s: S, a: &[f32], stride: usize, b: &[f32]) -> Tile<S, ROWS> {
+    let depth = b.len() / NR;
+    assert!(depth == 0 || (depth - 1) * stride + ROWS <= a.len(), "columns within the data");
+    accumulate(s, &b[..depth * NR], |i, k| a[k * stride + i])
 }
 
 /// One panel of `W` rows of A, or columns of B as the rows of its transpose: the rows `first..` of `m`, inner
@@ -67,18 +87,25 @@ pub fn pack<T: Element, const W: usize>(panel: &mut [f32], m: Mat<T>, first: usi
         panel.fill([0.0; W]);
         for i in 0..rows {
             let row = &m.data[(first + i) * m.row + from * m.col..];
-            panel.iter_mut().zip(row.iter().step_by(m.col)).for_each(|(out, x)| out[i] = x.to_f32());
+            for (out, x) in panel.iter_mut().zip(row.iter().step_by(m.col)) {
+                out[i] = x.to_f32();
+            }
         }
     } else if m.col == 1 {
         transpose(panel, m, first, from);
     } else if m.row == 1 {
         let lines = m.data[from * m.col + first..].chunks(m.col);
         for (out, x) in panel.iter_mut().zip(lines) {
-            (0..W).for_each(|i| out[i] = x[i].to_f32());
+            let x = &x[..W];
+            for i in 0..W {
+                out[i] = x[i].to_f32();
+            }
         }
     } else {
         for (k, out) in panel.iter_mut().enumerate() {
-            (0..W).for_each(|i| out[i] = m.data[(first + i) * m.row + (from + k) * m.col].to_f32());
+            for i in 0..W {
+                out[i] = m.data[(first + i) * m.row + (from + k) * m.col].to_f32();
+            }
         }
     }
 }

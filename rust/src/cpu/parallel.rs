@@ -1,5 +1,6 @@
 //! Cutting work into pieces that depend on the shape alone, so that any number of threads gives the same bits.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 /// The pool, and the process that built it: after a fork its threads do not exist any more.
@@ -52,10 +53,55 @@ pub fn set_num_threads(threads: usize) {
 
 /// Runs `work` inside the pool; directly when it is already there, so a whole step may be wrapped once.
 pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_thread_index().is_some() {
+    let inside = match ALONE.get() {
+        Alone::Never => rayon::current_thread_index().is_some(),
+        Alone::Idle => false,
+        Alone::Working => true,
+    };
+    if inside { work() } else { pool().install(work) }
+}
+
+/// What a thread from outside the pool has to do with `alone`.
+#[derive(Clone, Copy, PartialEq)]
+enum Alone {
+    Never,
+    Idle,
+    Working,
+}
+
+thread_local! {
+    static ALONE: Cell<Alone> = const { Cell::new(Alone::Never) };
+}
+
+/// Runs `work` on the calling thread when it is `small`: to wake the pool would take longer. Results do not change.
+///
+/// The thread becomes, for good, the only member of a pool of its own.
+pub fn alone<R: Send>(small: bool, work: impl FnOnce() -> R + Send) -> R {
+    if !small || (ALONE.get() == Alone::Never && !become_alone()) || ALONE.get() == Alone::Working {
         return work();
     }
-    pool().install(work)
+    struct Idle;
+    impl Drop for Idle {
+        fn drop(&mut self) {
+            ALONE.set(Alone::Idle);
+        }
+    }
+    let _idle_again = Idle;
+    ALONE.set(Alone::Working);
+    work()
+}
+
+/// False where it cannot be: on a thread of the pool.
+fn become_alone() -> bool {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
+        Ok(own) => {
+            // The thread stays its member: to drop the pool would leave it in one that has ended.
+            std::mem::forget(own);
+            ALONE.set(Alone::Idle);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 /// Calls `work(i)` for every `i < count`, in any order.

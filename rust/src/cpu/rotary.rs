@@ -39,6 +39,18 @@ impl Table {
         Self { half, cos: values(f32::cos), sin: values(f32::sin) }
     }
 
+    /// Of given cosines and sines, (T, ndims/2).
+    ///
+    /// # Panics
+    /// When their lengths are not a whole number of rows: a mistake of the caller, `ops` refuses it.
+    pub fn from_parts(cos: Vec<f32>, sin: Vec<f32>, half: usize) -> Self {
+        assert!(
+            cos.len() == sin.len() && half > 0 && cos.len().is_multiple_of(half),
+            "whole rows of cosines and sines"
+        );
+        Self { half, cos, sin }
+    }
+
     /// Pairs that rotate.
     pub fn half(&self) -> usize {
         self.half

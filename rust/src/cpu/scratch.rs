@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::memory::zeros;
+
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
@@ -14,7 +16,7 @@ fn take(len: usize) -> Vec<f32> {
         match best.map(|i| free.swap_remove(i)) {
             Some(buffer) if buffer.len() >= len => buffer,
             // What is in the buffer need not survive: a fresh one costs no copy.
-            _ => vec![0.0; len],
+            _ => zeros(len),
         }
     })
 }

@@ -7,6 +7,7 @@ use super::{Decoder, GenerateOptions, Init, Likelihood, ModelConfig, Param};
 use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::memory::zeros;
 use crate::ops::linear_cross_entropy::LossOptions;
 
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl LanguageModel {
     /// As [`Decoder::new`].
     pub fn initialized(config: ModelConfig, init: &Init, seed: u64, dtype: DType) -> Result<Self> {
         let decoder = Decoder::new(config)?;
-        let mut weights = vec![0.0; decoder.num_params()];
+        let mut weights = zeros(decoder.num_params());
         decoder.initialize(&mut weights, init, seed)?;
         Self::new(decoder, weights, dtype, TokenIds::default())
     }
@@ -84,7 +85,7 @@ impl LanguageModel {
     /// `Error::UnsupportedInput` naming a tensor that is missing or has no place; `Error::Shape`.
     pub fn from_tensors(config: ModelConfig, tensors: &[(String, Vec<usize>, Vec<f32>)], dtype: DType) -> Result<Self> {
         let decoder = Decoder::new(config)?;
-        let mut weights = vec![0.0; decoder.num_params()];
+        let mut weights = zeros(decoder.num_params());
         for param in decoder.params() {
             let missing = || Error::UnsupportedInput(format!("tensor `{}` is missing", param.name));
             let (_, shape, values) = tensors.iter().find(|(name, ..)| *name == param.name).ok_or_else(missing)?;
@@ -182,7 +183,7 @@ impl LanguageModel {
             interrupt: Interrupt,
         ) -> Result<(f64, Vec<f32>)> {
             let mut ws = decoder.workspace(batch, time, recompute)?;
-            let mut grads = vec![0.0; decoder.num_params()];
+            let mut grads = zeros(decoder.num_params());
             let count = targets.iter().filter(|target| **target != options.ignore_index).count();
             let scale = 1.0 / count.max(1) as f32;
             let loss =

@@ -13,6 +13,7 @@ use super::layout::Projection;
 use super::{ModelConfig, Norm, Position};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::ops::rotary;
 
 /// Mean (LayerNorm only) and 1/std of each row.
@@ -212,14 +213,14 @@ fn check_extents(config: &ModelConfig, batch: usize, time: usize, keep: Keep) ->
 impl<T: Element> Buffers<T> {
     pub(super) fn allocate(sizes: Sizes) -> Self {
         let n = sizes.tokens();
-        let of = |width: usize| vec![T::default(); n * width];
+        let of = |width: usize| zeros(n * width);
         let stats = || Stats { mean: vec![0.0; sizes.means()], rstd: vec![0.0; n] };
         let slot = || Slot {
             attention_stats: stats(),
             qkv: of(sizes.row),
             lse: vec![0.0; n * sizes.heads],
             attended: of(sizes.attended),
-            middle: vec![T::default(); sizes.middle()],
+            middle: zeros(sizes.middle()),
             mlp_stats: stats(),
             up: of(sizes.up),
         };
@@ -229,9 +230,9 @@ impl<T: Element> Buffers<T> {
             scratch: Scratch {
                 normed: of(sizes.width),
                 branch: of(sizes.width),
-                spare: vec![T::default(); sizes.spare()],
-                gradient: vec![T::default(); sizes.gradient()],
-                hidden: vec![T::default(); sizes.hidden_len()],
+                spare: zeros(sizes.spare()),
+                gradient: zeros(sizes.gradient()),
+                hidden: zeros(sizes.hidden_len()),
             },
             final_stats: stats(),
             sizes,

@@ -1,4 +1,4 @@
-//! Causal attention, softmax(q·kᵀ·scale)·v, with grouped key/value heads (Ainslie et al. 2023, arXiv 2305.13245).
+//! Attention, softmax(q·kᵀ·scale)·v, causal or over all keys, with grouped key/value heads (Ainslie et al. 2023, arXiv 2305.13245).
 
 pub use crate::cpu::attention::{Heads, Qkv};
 
@@ -41,7 +41,7 @@ impl Qkv {
 /// # Errors
 /// `Shape`; `UnsupportedInput` when the heads do not fit each other.
 pub fn forward<T: Element>(
-    mut out: ViewMut<T>,
+    out: ViewMut<T>,
     lse: &mut [f32],
     q: Heads,
     k: Heads,
@@ -52,12 +52,19 @@ pub fn forward<T: Element>(
     time: usize,
     scale: f32,
 ) -> Result<()> {
-    let s = Qkv { q, k, v, row, batch, time, scale };
+    forward_of(out, lse, qkv, &Qkv { q, k, v, row, batch, time, scale, causal: true })
+}
+
+/// The same, over all keys too.
+///
+/// # Errors
+/// As `forward`.
+pub fn forward_of<T: Element>(mut out: ViewMut<T>, lse: &mut [f32], qkv: &[T], s: &Qkv) -> Result<()> {
     s.check("attention", qkv.len())?;
     out.expect("attention", "out", &s.outputs())?;
-    super::expect_len("attention", "lse", batch * q.count * time, lse.len())?;
-    if batch * time > 0 {
-        cpu::forward(out.data(), lse, qkv, &s);
+    super::expect_len("attention", "lse", s.batch * s.q.count * s.time, lse.len())?;
+    if s.batch * s.time > 0 {
+        cpu::forward(out.data(), lse, qkv, s);
     }
     Ok(())
 }
@@ -80,14 +87,28 @@ pub fn backward<T: Element>(
     time: usize,
     scale: f32,
 ) -> Result<()> {
-    let s = Qkv { q, k, v, row, batch, time, scale };
+    backward_of(dqkv, dout, out, lse, qkv, &Qkv { q, k, v, row, batch, time, scale, causal: true })
+}
+
+/// The same, over all keys too.
+///
+/// # Errors
+/// As `forward`.
+pub fn backward_of<T: Element>(
+    dqkv: &mut [T],
+    dout: View<T>,
+    out: View<T>,
+    lse: &[f32],
+    qkv: &[T],
+    s: &Qkv,
+) -> Result<()> {
     s.check("attention.backward", qkv.len())?;
     super::expect_len("attention.backward", "dqkv", qkv.len(), dqkv.len())?;
     dout.expect("attention.backward", "dout", &s.outputs())?;
     out.expect("attention.backward", "out", &s.outputs())?;
-    super::expect_len("attention.backward", "lse", batch * q.count * time, lse.len())?;
-    if batch * time > 0 {
-        cpu::backward(dqkv, dout.data(), out.data(), lse, qkv, &s);
+    super::expect_len("attention.backward", "lse", s.batch * s.q.count * s.time, lse.len())?;
+    if s.batch * s.time > 0 {
+        cpu::backward(dqkv, dout.data(), out.data(), lse, qkv, s);
     }
     Ok(())
 }

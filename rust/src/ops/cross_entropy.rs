@@ -4,8 +4,33 @@ pub use crate::cpu::cross_entropy::LossOptions;
 
 use crate::cpu::cross_entropy as cpu;
 use crate::dtype::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
+
+/// torch's targets, int64, as the kernels take them. An ignored one becomes `IGNORED`.
+///
+/// # Errors
+/// `UnsupportedInput` naming a target that is neither a class nor `ignore_index`.
+pub fn targets_of(targets: &[i64], ignore_index: i64, classes: usize) -> Result<Vec<i32>> {
+    let mut ids = Vec::with_capacity(targets.len());
+    for (at, target) in targets.iter().enumerate() {
+        let id = i32::try_from(*target).ok().filter(|id| usize::try_from(*id).is_ok_and(|id| id < classes));
+        match id {
+            _ if *target == ignore_index => ids.push(IGNORED),
+            Some(id) => ids.push(id),
+            None => {
+                let what = format!("`target` holds class {target} at position {at}, outside 0..{classes}");
+                return Err(Error::UnsupportedInput(format!(
+                    "cross_entropy: {what}; ignored targets must equal ignore_index ({ignore_index})"
+                )));
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// What `targets_of` writes for an ignored target: `LossOptions::ignore_index` of the same call.
+pub const IGNORED: i32 = -1;
 
 fn check<T: Element>(op: &'static str, logits: View<T>, targets: &[i32], o: &LossOptions) -> Result<usize> {
     let v = logits.shape().last();

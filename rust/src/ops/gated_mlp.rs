@@ -18,6 +18,38 @@ pub fn forward<T: Element>(mut h: ViewMut<T>, gate_up: View<T>, kind: Activation
     Ok(())
 }
 
+/// h, gate and up of one shape, each a tensor of its own.
+///
+/// # Errors
+/// `Shape`.
+pub fn forward_apart<T: Element>(mut h: ViewMut<T>, gate: View<T>, up: View<T>, kind: Activation) -> Result<()> {
+    gate.expect("gated_mlp", "gate", h.shape().dims())?;
+    up.expect("gated_mlp", "up", h.shape().dims())?;
+    cpu::forward_apart(h.data(), gate.data(), up.data(), kind);
+    Ok(())
+}
+
+/// dgate and dup from dh, all of one shape.
+///
+/// # Errors
+/// `Shape`.
+pub fn backward_apart<T: Element>(
+    mut dgate: ViewMut<T>,
+    mut dup: ViewMut<T>,
+    dh: View<T>,
+    gate: View<T>,
+    up: View<T>,
+    kind: Activation,
+) -> Result<()> {
+    let shape = dgate.shape();
+    dup.expect("gated_mlp.backward", "dup", shape.dims())?;
+    dh.expect("gated_mlp.backward", "dh", shape.dims())?;
+    gate.expect("gated_mlp.backward", "gate", shape.dims())?;
+    up.expect("gated_mlp.backward", "up", shape.dims())?;
+    cpu::backward_apart(dgate.data(), dup.data(), dh.data(), gate.data(), up.data(), kind);
+    Ok(())
+}
+
 /// dgate_up (N, 2F) from dh (N, F); act is computed again, nothing is kept.
 ///
 /// # Errors

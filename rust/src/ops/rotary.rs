@@ -6,6 +6,33 @@ use super::attention::Heads;
 use crate::cpu::rotary as cpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
+use crate::tensor::View;
+
+/// The table of HF's `cos` and `sin` (T, ndims): the first half of each row, which the second repeats.
+///
+/// # Errors
+/// `Shape`; `UnsupportedInput` when a second half differs from the first, as in interleaved rotation.
+pub fn table<T: Element>(cos: View<T>, sin: View<T>) -> Result<Table> {
+    let ndims = cos.shape().last();
+    sin.expect("rotary", "sin", cos.shape().dims())?;
+    if ndims == 0 || !ndims.is_multiple_of(2) {
+        return Err(Error::UnsupportedInput(format!("rotary: `cos` must have an even number of columns, got {ndims}")));
+    }
+    let half = ndims / 2;
+    let first = |name: &str, values: &[T]| {
+        let mut kept = Vec::with_capacity(values.len() / 2);
+        for row in values.chunks_exact(ndims) {
+            let (first, second) = row.split_at(half);
+            if first != second {
+                let what = "must repeat its first half in its second (half rotation, as HF writes it)";
+                return Err(Error::UnsupportedInput(format!("rotary: each row of `{name}` {what}")));
+            }
+            kept.extend(first.iter().map(|x| x.to_f32()));
+        }
+        Ok(kept)
+    };
+    Ok(Table::from_parts(first("cos", cos.data())?, first("sin", sin.data())?, half))
+}
 
 fn check(len: usize, row: usize, heads: Heads, batch: usize, time: usize, table: &Table, start: usize) -> Result<()> {
     super::expect_some("rotary", "qkv", &[row])?;

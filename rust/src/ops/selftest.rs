@@ -206,8 +206,8 @@ fn attention_part(checks: &mut Vec<Check>) -> Result<()> {
     for a in 0..2 {
         use cpu::attention::reference;
         let (hq, hdout) = (head(&exact_qkv, row, a * d, d), head(&exact_dout, 2 * d, a * d, d));
-        add_head(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale), 2 * d, a * d, d);
-        let (dq, dk, dv) = reference::backward(&hdout, &hq, &hk, &hv, d, scale);
+        add_head(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale, true), 2 * d, a * d, d);
+        let (dq, dk, dv) = reference::backward(&hdout, &hq, &hk, &hv, d, scale, true);
         add_head(&mut exact_d, &dq, row, a * d, d);
         add_head(&mut exact_d, &dk, row, 2 * d, d);
         add_head(&mut exact_d, &dv, row, 3 * d, d);
@@ -224,7 +224,7 @@ fn decode_part(checks: &mut Vec<Check>) -> Result<()> {
     let mut out = place(d);
     attention::decode(&mut out, &q, &keys, &values, 1, 1, d, length, scale)?;
     let queries = exact_q.repeat(length);
-    let exact = cpu::attention::reference::forward(&queries, &exact_k, &exact_v, d, f64::from(scale));
+    let exact = cpu::attention::reference::forward(&queries, &exact_k, &exact_v, d, f64::from(scale), true);
     compare(checks, "attention.decode", &out, &exact[(length - 1) * d..], 2e-6);
     Ok(())
 }

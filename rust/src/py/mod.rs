@@ -8,6 +8,8 @@ mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
+mod tokenizer_train;
+mod torch;
 mod trainer;
 
 use pyo3::prelude::*;
@@ -21,6 +23,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ops::register(m)?;
     preprocess::register(m)?;
     tokenizer::register(m)?;
+    tokenizer_train::register(m)?;
+    torch::register(m)?;
     trainer::register(m)?;
     Ok(())
 }

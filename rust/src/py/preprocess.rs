@@ -1,18 +1,19 @@
 //! `lc.data.tokenize`: binds a tokenizer to `data::preprocess`.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 use super::data::set_written;
 use super::error::PyError;
 use super::signals::detached;
 use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
-use crate::data::preprocess::{self, Encode, Format, OnError, Options, Status, Summary};
+use crate::data::preprocess::{self, Batch, Encode, Format, OnError, Options, Parquet, Status, Summary};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Worker, default_threads};
 
@@ -49,6 +50,51 @@ impl Encode for Native {
     }
 }
 
+/// A Python function from path and column names to an object whose `read()` gives the next bytes, none at the end.
+struct PythonParquet(Py<PyAny>);
+
+impl Parquet for PythonParquet {
+    fn open(&self, path: &Path, keys: &[String]) -> Result<Box<dyn Read + Send>> {
+        let opened = Python::attach(|py| {
+            self.0.call1(py, (path, keys)).map_err(|error| {
+                let what = error.value(py).to_string();
+                if error.get_type(py).name().is_ok_and(|name| name == "UnsupportedInputError") {
+                    return Error::UnsupportedInput(format!("{}: {what}", path.display()));
+                }
+                Error::CorruptDataset { path: path.into(), what }
+            })
+        });
+        Ok(Box::new(Rows { python: opened?, bytes: Vec::new(), read: 0 }))
+    }
+}
+
+pub(crate) fn python_parquet(open: Py<PyAny>) -> Arc<dyn Parquet> {
+    Arc::new(PythonParquet(open))
+}
+
+/// Lines that Python makes of rows, some at a time.
+struct Rows {
+    python: Py<PyAny>,
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Read for Rows {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.bytes.len() {
+            let more = Python::attach(|py| {
+                let more = self.python.call_method0(py, "read").and_then(|more| more.extract::<Vec<u8>>(py));
+                more.map_err(|error| io::Error::other(error.value(py).to_string()))
+            });
+            (self.bytes, self.read) = (more?, 0);
+        }
+        let n = buffer.len().min(self.bytes.len() - self.read);
+        buffer[..n].copy_from_slice(&self.bytes[self.read..][..n]);
+        self.read += n;
+        Ok(n)
+    }
+}
+
 fn tell(observe: &Py<PyAny>, status: &Status) -> PyResult<()> {
     let Status { documents, tokens, skipped, bytes_read, bytes_total } = *status;
     Python::attach(|py| observe.call1(py, (documents, tokens, skipped, bytes_read, bytes_total)))?;
@@ -58,7 +104,7 @@ fn tell(observe: &Py<PyAny>, status: &Status) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (
     encode, inputs, outputs, *, dtype, vocab_size, bos, eod, workers, skip_errors, format, txt, tokenizer,
-    sync_seconds, observe,
+    sync_seconds, observe, parquet,
 ))]
 fn data_tokenize<'py>(
     py: Python<'py>,
@@ -76,6 +122,7 @@ fn data_tokenize<'py>(
     tokenizer: Option<String>,
     sync_seconds: f64,
     observe: Option<Py<PyAny>>,
+    parquet: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let kind = dtype.map_or(Ok(TokenType::for_vocab(vocab_size)), TokenType::from_name).map_err(PyError::from)?;
     let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
@@ -95,6 +142,7 @@ fn data_tokenize<'py>(
         workers: workers.unwrap_or_else(|| if native.is_some() { default_threads() } else { 1 }),
         on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
         tokenizer,
+        parquet: parquet.map(python_parquet),
         sync_every: Duration::try_from_secs_f64(sync_seconds).unwrap_or(Duration::MAX),
     };
     let raised = Raised::default();
@@ -145,6 +193,43 @@ fn dict<'py>(
     Ok(dict)
 }
 
+/// The documents of inputs, a batch a call.
+#[pyclass(name = "DocumentReader", module = "llmjp_core._core")]
+struct PyDocumentReader(Mutex<preprocess::Documents>);
+
+#[pymethods]
+impl PyDocumentReader {
+    #[new]
+    #[pyo3(signature = (inputs, *, key, skip_errors, format, txt, parquet))]
+    fn new(
+        py: Python<'_>,
+        inputs: Vec<String>,
+        key: &str,
+        skip_errors: bool,
+        format: Option<&str>,
+        txt: &str,
+        parquet: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let format = format.map(str::parse::<Format>).transpose().map_err(PyError::from)?;
+        let txt: Format = txt.parse().map_err(PyError::from)?;
+        let found = py.detach(|| preprocess::expand(&inputs, format, txt)).map_err(PyError::from)?;
+        let documents = preprocess::Documents::new(&found.files, key, parquet.map(python_parquet), skip_errors);
+        Ok(Self(Mutex::new(documents)))
+    }
+
+    /// `(texts, paths, lines, errors)` of the next documents, `None` at the end.
+    fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let next = || self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let Some(batch) = py.detach(next) else { return Ok(None) };
+        let Batch { documents, errors } = batch.map_err(PyError::from)?;
+        let texts = PyList::new(py, documents.iter().map(|document| &document.text))?;
+        let paths = PyList::new(py, documents.iter().map(|document| &document.path))?;
+        let lines = PyList::new(py, documents.iter().map(|document| document.line))?;
+        Ok(Some((texts, paths, lines, errors).into_pyobject(py)?.into_any()))
+    }
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyDocumentReader>()?;
     m.add_function(wrap_pyfunction!(data_tokenize, m)?)
 }

@@ -1,6 +1,9 @@
 //! Ctrl-C during long work: the interpreter is released, and asked now and then.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -47,4 +50,27 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>)
         (Err(Error::Interrupted), Some(raised)) => Err(raised),
         (result, _) => Ok(result.map_err(PyError::from)?),
     }
+}
+
+/// As `detached`, for work that asks from other threads, on which Python does not look for signals:
+/// the work gets a thread of its own, and this one looks.
+pub(crate) fn watched<R: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>) -> Result<R> + Send) -> PyResult<R> {
+    detached(py, |interrupt| {
+        let stop = AtomicBool::new(false);
+        let asked = || stop.load(Ordering::Relaxed);
+        thread::scope(|scope| {
+            let (done, finished) = channel::<()>();
+            let worker = scope.spawn(|| {
+                let _done = done; // dropped at the end, also by a panic
+                work(Interrupt::new(&asked))
+            });
+            while finished.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                if interrupt.check().is_err() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            // The default hook has printed where.
+            worker.join().unwrap_or_else(|_| Err(Error::Internal("a worker thread panicked".to_owned())))
+        })
+    })
 }

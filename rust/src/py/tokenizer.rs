@@ -1,5 +1,6 @@
 //! `lc.Tokenizer`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -7,12 +8,12 @@ use std::sync::Mutex;
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::error::Result;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{Batch, Compat, Export, Tokenizer, Worker};
+use crate::tokenizer::{Batch, Compat, Export, Sampling, SpecialTokens, Tokenizer, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {
@@ -54,7 +55,8 @@ impl Text {
     }
 }
 
-/// A SentencePiece model: text to ids and back, with the ids of the `sentencepiece` package.
+/// Text to ids and back: a SentencePiece model with the ids of the `sentencepiece` package, or a
+/// `tokenizer.json` with those of Hugging Face `tokenizers`.
 ///
 /// Immutable and shared freely between threads; no begin, end or document piece is added unless
 /// asked for. Text is `str`, or `bytes` in which each byte that is not UTF-8 counts as U+FFFD.
@@ -77,13 +79,19 @@ impl PyTokenizer {
         result
     }
 
-    fn batch(&self, py: Python<'_>, texts: &Bound<'_, PyAny>, num_threads: Option<usize>) -> PyResult<Batch> {
+    fn batch(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        num_threads: Option<usize>,
+        sampling: Option<Sampling>,
+    ) -> PyResult<Batch> {
         let texts = Text::all(texts)?;
         let threads = num_threads.unwrap_or_else(crate::tokenizer::default_threads);
         let wanted = || Python::attach(|py| py.check_signals().is_err());
         let encoded = py.detach(|| {
             let slices: Vec<_> = texts.iter().map(Text::get).collect();
-            self.inner.encode_batch(&slices, threads, Interrupt::new(&wanted))
+            self.inner.encode_batch(&slices, threads, sampling.as_ref(), Interrupt::new(&wanted))
         });
         Ok(encoded.map_err(super::error::PyError::from)?)
     }
@@ -110,63 +118,148 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     Ok(ids.map_err(super::error::PyError::from)?)
 }
 
+/// By the keys of `tokenizer_config.json`.
+fn special_tokens_of(mut named: HashMap<String, String>) -> Result<SpecialTokens> {
+    let names = SpecialTokens::KEYS.map(|key| named.remove(key));
+    if let Some(key) = named.keys().next() {
+        let known = SpecialTokens::KEYS.join(", ");
+        let text = format!("special_tokens has no key {key:?}; it takes {known}");
+        return Err(Error::UnsupportedInput(text).into());
+    }
+    Ok(SpecialTokens { names })
+}
+
 #[pymethods]
 impl PyTokenizer {
-    /// Reads a `.model` file. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1" or "hf".
+    /// Reads a `.model` file, a `tokenizer.json` or a folder with one. `compat` says whose ids are meant: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1" or "hf".
     #[staticmethod]
-    #[pyo3(signature = (path, *, compat = "sentencepiece"))]
-    fn from_file(py: Python<'_>, path: PathBuf, compat: &str) -> Result<Self> {
+    #[pyo3(signature = (path, *, compat = "sentencepiece", special_tokens = None))]
+    fn from_file(
+        py: Python<'_>,
+        path: PathBuf,
+        compat: &str,
+        special_tokens: Option<HashMap<String, String>>,
+    ) -> Result<Self> {
         let compat = Compat::from_str(compat)?;
-        let inner = py.detach(|| Tokenizer::from_file(&path, compat))?;
+        let inner = match special_tokens {
+            None => py.detach(|| Tokenizer::from_file(&path, compat))?,
+            Some(named) => {
+                let named = special_tokens_of(named)?;
+                py.detach(|| Tokenizer::from_file_with(&path, compat, named))?
+            }
+        };
         Ok(Self { inner, workers: Mutex::default() })
     }
 
     /// As `from_file`, from the file's bytes.
     #[staticmethod]
-    #[pyo3(signature = (model, *, compat = "sentencepiece"))]
-    fn from_bytes(py: Python<'_>, model: Vec<u8>, compat: &str) -> Result<Self> {
+    #[pyo3(signature = (model, *, compat = "sentencepiece", special_tokens = None))]
+    fn from_bytes(
+        py: Python<'_>,
+        model: Vec<u8>,
+        compat: &str,
+        special_tokens: Option<HashMap<String, String>>,
+    ) -> Result<Self> {
         let compat = Compat::from_str(compat)?;
-        let inner = py.detach(|| Tokenizer::from_bytes(model, compat))?;
+        let named = special_tokens_of(special_tokens.unwrap_or_default())?;
+        let inner = py.detach(|| Tokenizer::from_bytes_with(model, compat, named))?;
         Ok(Self { inner, workers: Mutex::default() })
     }
 
-    /// The ids of one text.
-    #[pyo3(signature = (text, *, add_bos = false, add_eos = false))]
-    fn encode(&self, py: Python<'_>, text: &Bound<'_, PyAny>, add_bos: bool, add_eos: bool) -> Result<Vec<u32>> {
+    /// Trains a model; see the stubs for the options.
+    #[staticmethod]
+    #[pyo3(signature = (input, **options))]
+    fn train<'py>(
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        py.import("llmjp_core._tokenizer_training")?.getattr("train")?.call((input,), options)
+    }
+
+    /// A copy with scores estimated on other text; see the stubs for the options.
+    #[pyo3(signature = (texts, add_pieces = None, **options))]
+    fn reestimate<'py>(
+        slf: &Bound<'py, Self>,
+        texts: &Bound<'py, PyAny>,
+        add_pieces: Option<&Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let reestimate = slf.py().import("llmjp_core._tokenizer_training")?.getattr("reestimate")?;
+        reestimate.call((slf, texts, add_pieces), options)
+    }
+
+    /// The ids of one text. `enable_sampling` draws a segmentation at random, by `seed`; see `encode_batch`.
+    #[pyo3(signature = (
+        text, *, add_bos = false, add_eos = false, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+        add_bos: bool,
+        add_eos: bool,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
+    ) -> Result<Vec<u32>> {
         let text = Text::new(text, "text")?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        sampling.as_ref().map_or(Ok(()), |sampling| self.inner.check_sampling(sampling))?;
         let mut ids = Vec::new();
         if add_bos {
             ids.push(self.inner.require(self.inner.bos_id(), "bos")?);
         }
-        py.detach(|| self.with_worker(|worker| worker.encode(text.get(), &mut ids)));
+        py.detach(|| {
+            self.with_worker(|worker| match &sampling {
+                None => worker.encode(text.get(), &mut ids),
+                Some(sampling) => worker.sample(text.get(), sampling, 0, &mut ids),
+            });
+        });
         if add_eos {
             ids.push(self.inner.require(self.inner.eos_id(), "eos")?);
         }
         Ok(ids)
     }
 
-    /// The ids of each text, over several threads; the same for any number of them.
-    #[pyo3(signature = (texts, num_threads = None))]
+    /// The ids of each text, over several threads; the same for any number of them. `enable_sampling`
+    /// draws each text's segmentation at random, by `seed` and its place in `texts`.
+    #[pyo3(signature = (
+        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         num_threads: Option<usize>,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
     ) -> PyResult<Bound<'py, PyList>> {
-        let batch = self.batch(py, texts, num_threads)?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        let batch = self.batch(py, texts, num_threads, sampling)?;
         PyList::new(py, batch.offsets.windows(2).map(|w| &batch.ids[w[0]..w[1]]))
     }
 
     /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
-    #[pyo3(signature = (texts, num_threads = None))]
+    #[pyo3(signature = (
+        texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+    ))]
     #[expect(clippy::type_complexity, reason = "a pair of arrays")]
     fn encode_flat<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         num_threads: Option<usize>,
+        enable_sampling: bool,
+        alpha: f64,
+        nbest_size: i64,
+        seed: u64,
     ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
-        let batch = self.batch(py, texts, num_threads)?;
+        let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
+        let batch = self.batch(py, texts, num_threads, sampling)?;
         let offsets: Vec<i64> = batch.offsets.iter().map(|o| *o as i64).collect();
         Ok((batch.ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
@@ -261,7 +354,7 @@ impl PyTokenizer {
         self.inner.compat().to_string()
     }
 
-    /// Writes the `.model` file.
+    /// Writes the file that it was read from.
     fn save(&self, py: Python<'_>, path: PathBuf) -> Result<()> {
         Ok(py.detach(|| self.inner.save(&path))?)
     }
@@ -283,8 +376,13 @@ impl PyTokenizer {
     ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
         let this = slf.get();
         let partial = py.import("functools")?.getattr("partial")?;
-        let kwargs = pyo3::types::PyDict::new(py);
+        let kwargs = PyDict::new(py);
         kwargs.set_item("compat", this.compat())?;
+        let named = SpecialTokens::KEYS.into_iter().zip(this.inner.special_tokens().names);
+        let named: HashMap<_, _> = named.filter_map(|(key, name)| Some((key, name?))).collect();
+        if !named.is_empty() {
+            kwargs.set_item("special_tokens", named)?;
+        }
         let make = partial.call((slf.get_type().getattr("from_bytes")?,), Some(&kwargs))?;
         Ok((make, (PyBytes::new(py, this.inner.model_bytes()),)))
     }

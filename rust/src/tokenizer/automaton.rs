@@ -33,7 +33,7 @@ pub(super) struct Match<S> {
 pub(super) struct Packed(u32);
 
 impl Packed {
-    fn new(id: u32, length: usize) -> Self {
+    pub(super) fn new(id: u32, length: usize) -> Self {
         Self((MAX_LENGTH - length) as u32 | id << LENGTH_BITS)
     }
 
@@ -145,6 +145,14 @@ impl Score for f32 {
     }
 }
 
+/// Where only the pieces are asked for.
+impl Score for () {
+    const NEVER: Self = ();
+    fn rough(self) -> f32 {
+        0.0
+    }
+}
+
 impl Score for f64 {
     const NEVER: Self = Self::NEG_INFINITY;
     fn rough(self) -> f32 {
@@ -203,28 +211,37 @@ impl<S: Score> Automaton<S> {
                 }
                 for _ in 0..steps {
                     for lane in &mut lanes {
-                        self.step(lane, codes, lists);
+                        self.advance(lane, codes, lists);
                     }
                 }
             }
             for k in 0..LANES {
                 while lanes[k].at < ends[k] {
-                    self.step(&mut lanes[k], codes, lists);
+                    self.advance(&mut lanes[k], codes, lists);
                 }
             }
             *state = lanes[LANES - 1].base;
         } else {
             let lane = &mut lanes[0];
             while lane.at < codes.len() {
-                self.step(lane, codes, lists);
+                self.advance(lane, codes, lists);
             }
             *state = lane.base;
         }
     }
 
+    /// Reads one character from `state` on (at first `ROOT`) and gives the matches that end at it,
+    /// longest first.
+    pub(super) fn step(&self, state: &mut u32, character: char) -> impl Iterator<Item = &Match<S>> {
+        let mut lists = [List::UNKNOWN];
+        self.scan(state, &[self.codes.get(character) as u16], &mut lists);
+        let matches = longest_first(&self.matches[lists[0].start()..]);
+        matches.filter(|found| found.packed.length() == 1 || !found.packed.is_unknown())
+    }
+
     /// Reads a character, or falls back to a suffix without reading; never branches.
     #[inline(always)]
-    fn step(&self, lane: &mut Lane, codes: &[u16], lists: &mut [List]) {
+    fn advance(&self, lane: &mut Lane, codes: &[u16], lists: &mut [List]) {
         let code = codes[lane.at];
         let child = self.nodes[(lane.base ^ u32::from(code)) as usize];
         let fail = self.fails[lane.base as usize];
@@ -239,6 +256,18 @@ impl<S: Score> Automaton<S> {
 struct Lane {
     at: usize,
     base: u32,
+}
+
+/// The matches of the list that `matches` begins with; the one of one character comes last.
+pub(super) fn longest_first<S>(matches: &[Match<S>]) -> impl Iterator<Item = &Match<S>> {
+    let mut length = ALWAYS;
+    if matches[0].packed.has_more() {
+        while matches[length].packed.has_more() {
+            length += 1;
+        }
+        length += 1;
+    }
+    matches[1..length].iter().chain(&matches[..1])
 }
 
 fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {

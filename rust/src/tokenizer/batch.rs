@@ -1,9 +1,11 @@
 //! Many texts over several threads. A text is never cut: that would change its ids.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use super::sample::Sampling;
 use super::tokenizer::Tokenizer;
 use super::worker::Text;
 use crate::error::{Error, Result};
@@ -29,25 +31,39 @@ pub fn default_threads() -> usize {
 
 impl Tokenizer {
     /// Encodes `texts` in order with up to `threads` threads; the result is the same for any number.
+    /// With `sampling`, the segmentation of each text is drawn by its place in `texts`.
     ///
     /// # Errors
-    /// `Interrupted`; `Internal` when a thread could not be started.
-    pub fn encode_batch(&self, texts: &[Text<'_>], threads: usize, interrupt: Interrupt<'_>) -> Result<Batch> {
+    /// `Interrupted`; `Internal` when a thread could not be started; as `check_sampling`.
+    pub fn encode_batch(
+        &self,
+        texts: &[Text<'_>],
+        threads: usize,
+        sampling: Option<&Sampling>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Batch> {
+        sampling.map_or(Ok(()), |sampling| self.check_sampling(sampling))?;
         let runs = runs(texts);
         let threads = threads.clamp(1, runs.len().max(1));
         let parts = if threads == 1 {
-            self.one_by_one(texts, &runs, interrupt)?
+            self.one_by_one(texts, &runs, sampling, interrupt)?
         } else {
-            self.with_threads(texts, &runs, threads, interrupt)?
+            self.with_threads(texts, &runs, threads, sampling, interrupt)?
         };
         Ok(join(parts))
     }
 
-    fn one_by_one(&self, texts: &[Text<'_>], runs: &[(usize, usize)], interrupt: Interrupt<'_>) -> Result<Vec<Batch>> {
+    fn one_by_one(
+        &self,
+        texts: &[Text<'_>],
+        runs: &[(usize, usize)],
+        sampling: Option<&Sampling>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Batch>> {
         let mut worker = self.worker();
         let encode = |&(from, to): &(usize, usize)| {
             interrupt.check()?;
-            Ok(encode_run(&mut worker, &texts[from..to]))
+            Ok(encode_run(&mut worker, texts, from..to, sampling))
         };
         runs.iter().map(encode).collect()
     }
@@ -58,6 +74,7 @@ impl Tokenizer {
         texts: &[Text<'_>],
         runs: &[(usize, usize)],
         threads: usize,
+        sampling: Option<&Sampling>,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Batch>> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -67,7 +84,7 @@ impl Tokenizer {
             while !stop.load(Ordering::Relaxed) {
                 let run = next.fetch_add(1, Ordering::Relaxed);
                 let Some(&(from, to)) = runs.get(run) else { break };
-                let part = encode_run(&mut worker, &texts[from..to]);
+                let part = encode_run(&mut worker, texts, from..to, sampling);
                 *parts[run].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = part;
             }
         };
@@ -105,10 +122,22 @@ fn runs(texts: &[Text<'_>]) -> Vec<(usize, usize)> {
     runs
 }
 
-fn encode_run(worker: &mut super::Worker, texts: &[Text<'_>]) -> Batch {
-    let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(texts.len()) };
+fn encode_run(
+    worker: &mut super::Worker,
+    texts: &[Text<'_>],
+    numbers: Range<usize>,
+    sampling: Option<&Sampling>,
+) -> Batch {
+    let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(numbers.len()) };
     let Batch { ids, offsets } = &mut batch;
-    worker.encode_all(texts.iter().copied(), ids, |end| offsets.push(end));
+    let Some(sampling) = sampling else {
+        worker.encode_all(texts[numbers].iter().copied(), ids, |end| offsets.push(end));
+        return batch;
+    };
+    for number in numbers {
+        worker.sample(texts[number], sampling, number as u64, ids);
+        offsets.push(ids.len());
+    }
     batch
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Hugging Face puts every piece of the vocabulary among the strings that text can match, control
 //! and byte pieces too. They get a score just below that of their own characters, so that no best
-//! path ever takes them. What stays different: sums run in f64, so near ties may fall otherwise;
+//! path ever takes them (`export_bpe` says what becomes of merges). What stays different: sums run in f64, so near ties may fall otherwise;
 //! an unknown character may cost more where such a score is the lowest of all; and `</s>` typed in
 //! a text becomes the piece where its characters are not in the vocabulary.
 
@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::charsmap::Charsmap;
+use super::hf::Pipeline;
 use super::model_file::{Kind, ModelFile, ModelType, Piece};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::files::write_atomically;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Export {
     /// Whether `</s>` and the like typed in a text become the special piece, as chat templates
-    /// want. Off: they are plain characters, as in SentencePiece.
+    /// want. Off: they are plain characters, as in SentencePiece. A `tokenizer.json` always does.
     pub parse_special: bool,
 }
 
@@ -33,14 +34,30 @@ impl Tokenizer {
     /// # Errors
     /// `UnsupportedModel` for what the format cannot say; `Io` naming the file.
     pub fn export(&self, dir: &Path, options: Export) -> Result<()> {
+        if let Some(pipeline) = self.pipeline() {
+            return self.export_json(pipeline, dir);
+        }
         let file = ModelFile::parse(self.model_bytes())?;
         refuse(&file)?;
         let tokenizer = self.tokenizer_json(&file)?;
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         write_json(&dir.join("tokenizer.json"), &tokenizer)?;
-        write_json(&dir.join("tokenizer_config.json"), &self.config_json(options))?;
-        write_json(&dir.join("special_tokens_map.json"), &self.specials_json())?;
+        let specials = self.specials_json(|id| id);
+        write_json(&dir.join("tokenizer_config.json"), &config_json(&specials, options))?;
+        write_json(&dir.join("special_tokens_map.json"), &specials)?;
         self.save(&dir.join("tokenizer.model"))
+    }
+
+    /// The `tokenizer.json` as it was read, and what `transformers` wants beside it. Only tokens
+    /// that are special there already are named: naming one makes it special.
+    fn export_json(&self, pipeline: &Pipeline, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+        self.save(&dir.join("tokenizer.json"))?;
+        let special = |id: Option<u32>| id.filter(|id| pipeline.is_special(*id));
+        let specials = self.specials_json(special);
+        let config = config_json(&specials, Export { parse_special: true });
+        write_json(&dir.join("tokenizer_config.json"), &config)?;
+        write_json(&dir.join("special_tokens_map.json"), &specials)
     }
 
     fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
@@ -53,11 +70,14 @@ impl Tokenizer {
             "pre_tokenizer": null,
             "post_processor": null,
             "decoder": decoder(file),
-            "model": self.model_json(file),
+            "model": match file.model_type {
+                ModelType::Unigram => self.unigram_json(file),
+                ModelType::Bpe => super::export_bpe::model_json(file)?,
+            },
         }))
     }
 
-    fn model_json(&self, file: &ModelFile<'_>) -> Value {
+    fn unigram_json(&self, file: &ModelFile<'_>) -> Value {
         let scores = self.hugging_face_scores(file);
         let vocab: Vec<Value> =
             file.pieces.iter().zip(scores).map(|(piece, score)| json!([piece.text, score])).collect();
@@ -79,30 +99,30 @@ impl Tokenizer {
     }
 
     /// The special pieces under the names that `transformers` uses.
-    fn specials_json(&self) -> Value {
+    fn specials_json(&self, keep: impl Fn(Option<u32>) -> Option<u32>) -> Value {
         let named = [
             ("bos_token", self.bos_id()),
             ("eos_token", self.eos_id()),
             ("unk_token", self.unk_id()),
             ("pad_token", self.pad_id()),
         ];
-        let piece = |(name, id): (&str, Option<u32>)| Some((name.to_owned(), json!(self.id_to_piece(id?)?)));
+        let piece = |(name, id): (&str, Option<u32>)| Some((name.to_owned(), json!(self.id_to_piece(keep(id)?)?)));
         Value::Object(named.into_iter().filter_map(piece).collect())
     }
+}
 
-    fn config_json(&self, options: Export) -> Value {
-        let mut config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": false,
-            "add_eos_token": false,
-            "clean_up_tokenization_spaces": false,
-            "split_special_tokens": !options.parse_special,
-        });
-        if let (Value::Object(config), Value::Object(specials)) = (&mut config, self.specials_json()) {
-            config.extend(specials);
-        }
-        config
+fn config_json(specials: &Value, options: Export) -> Value {
+    let mut config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": false,
+        "add_eos_token": false,
+        "clean_up_tokenization_spaces": false,
+        "split_special_tokens": !options.parse_special,
+    });
+    if let (Value::Object(config), Value::Object(specials)) = (&mut config, specials) {
+        config.extend(specials.clone());
     }
+    config
 }
 
 /// # Errors
@@ -110,10 +130,11 @@ impl Tokenizer {
 pub(super) fn refuse(file: &ModelFile<'_>) -> Result<()> {
     let spec = &file.normalizer;
     let has_symbols = file.pieces.iter().any(|p| p.kind == Kind::UserDefined);
+    let is_bpe = file.model_type == ModelType::Bpe;
     let mut names = HashSet::new();
     let rewrites = !spec.charsmap.is_empty() || spec.remove_extra_whitespaces;
     let reasons = [
-        (file.model_type == ModelType::Bpe, "BPE models"),
+        (is_bpe && has_symbols, "BPE models with user-defined symbols"),
         (!spec.escape_whitespaces, "models that keep spaces as spaces (escape_whitespaces off)"),
         (file.whitespace_as_suffix, "models with the space at the end (treat_whitespace_as_suffix)"),
         (has_symbols && rewrites, "models with user-defined symbols and a normaliser that may change them"),
@@ -123,9 +144,13 @@ pub(super) fn refuse(file: &ModelFile<'_>) -> Result<()> {
         (file.denormalizer.as_ref().is_some_and(|d| !d.charsmap.is_empty()), "models with a denormaliser"),
     ];
     match reasons.iter().find(|(refused, _)| *refused) {
-        Some((_, what)) => Err(Error::UnsupportedModel(format!("{what} cannot be exported to Hugging Face yet"))),
+        Some((_, what)) => Err(cannot(what)),
         None => Ok(()),
     }
+}
+
+pub(super) fn cannot(what: &str) -> Error {
+    Error::UnsupportedModel(format!("{what} cannot be exported to Hugging Face yet"))
 }
 
 fn added_tokens(file: &ModelFile<'_>) -> Vec<Value> {

@@ -33,7 +33,7 @@ pub(super) struct Piece<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ModelType {
+pub enum ModelType {
     Unigram,
     Bpe,
 }
@@ -86,7 +86,7 @@ impl<'a> ModelFile<'a> {
         Ok(file)
     }
 
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             pieces: Vec::new(),
             model_type: ModelType::Unigram,

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::automaton::{Automaton, Entry};
 use super::bpe::Bpe;
 use super::compat::Compat;
+use super::hf::{self, SpecialTokens};
 use super::model_file::{Kind, ModelFile, ModelType};
 use super::normalizer::{Normalized, Normalizer};
 use super::reader::Alphabet;
@@ -50,22 +51,84 @@ pub(super) enum Engine {
     Classic(Automaton<f64>),
     HuggingFace(Automaton<f64>),
     Bpe(Bpe),
+    /// A `tokenizer.json`, and which tokens its folder or caller named.
+    Json(Box<hf::Pipeline>, SpecialTokens),
 }
 
 impl Tokenizer {
+    /// A SentencePiece model, a `tokenizer.json`, or a folder with one.
+    ///
     /// # Errors
     /// `Io` where the file cannot be read; as `from_bytes`, naming the file.
     pub fn from_file(path: &Path, compat: Compat) -> Result<Self> {
+        let specials = if path.is_dir() { folder_specials(path)? } else { SpecialTokens::default() };
+        Self::from_file_with(path, compat, specials)
+    }
+
+    /// As `from_file`; `specials` says which tokens of a `tokenizer.json` have a meaning.
+    ///
+    /// # Errors
+    /// As `from_file`.
+    pub fn from_file_with(path: &Path, compat: Compat, specials: SpecialTokens) -> Result<Self> {
+        let path = if path.is_dir() { &path.join("tokenizer.json") } else { path };
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        Self::from_bytes(bytes, compat).map_err(|error| match error {
-            Error::Tokenizer(what) => Error::Tokenizer(format!("{}: {what}", path.display())),
+        let named = |what: String| format!("{}: {}", path.display(), what.trim_start_matches("tokenizer.json: "));
+        Self::from_bytes_with(bytes, compat, specials).map_err(|error| match error {
+            Error::Tokenizer(what) => Error::Tokenizer(named(what)),
+            Error::UnsupportedModel(what) => Error::UnsupportedModel(named(what)),
             other => other,
         })
     }
 
     /// # Errors
-    /// `Tokenizer` where `bytes` are not a sound SentencePiece model of a supported type.
+    /// `Tokenizer` where `bytes` are not a sound model; `UnsupportedModel` naming what it needs.
     pub fn from_bytes(bytes: Vec<u8>, compat: Compat) -> Result<Self> {
+        Self::from_bytes_with(bytes, compat, SpecialTokens::default())
+    }
+
+    /// As `from_bytes`; `specials` says which tokens of a `tokenizer.json` have a meaning.
+    ///
+    /// # Errors
+    /// As `from_bytes`.
+    pub fn from_bytes_with(bytes: Vec<u8>, compat: Compat, specials: SpecialTokens) -> Result<Self> {
+        if hf::is_json(&bytes) {
+            return Self::from_json(bytes, compat, specials);
+        }
+        if specials != SpecialTokens::default() {
+            let text = "special_tokens are for a tokenizer.json; a SentencePiece model names its own";
+            return Err(Error::UnsupportedInput(text.to_owned()));
+        }
+        Self::from_model(bytes, compat)
+    }
+
+    fn from_json(bytes: Vec<u8>, compat: Compat, specials: SpecialTokens) -> Result<Self> {
+        if compat == Compat::SentencePieceClassic {
+            let text =
+                format!("compat=\"{compat}\" is for SentencePiece models; a tokenizer.json has the ids of \"hf\"");
+            return Err(Error::UnsupportedModel(text));
+        }
+        let reading = hf::read(&bytes, &specials)?;
+        let file = ModelFile { pieces: reading.pieces(), ..ModelFile::empty() };
+        let mut vocab = Vocab::new(&file)?;
+        vocab.set_specials(reading.specials);
+        let inner = Inner {
+            alphabet: Alphabet::default(),
+            surfaces: OnceLock::new(),
+            vocab,
+            normalizer: Normalizer::new(&file.normalizer, Symbols::default(), false)?,
+            denormalizer: None,
+            unk_surface: String::new(),
+            compat: Compat::HuggingFace,
+            normalizer_name: reading.pipeline.normalizer_name().to_owned(),
+            fingerprint: fingerprint(&bytes),
+            lowest_score: lowest_score(&file),
+            engine: Engine::Json(Box::new(reading.pipeline), specials),
+            model: bytes,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn from_model(bytes: Vec<u8>, compat: Compat) -> Result<Self> {
         let file = ModelFile::parse(&bytes)?;
         let vocab = Vocab::new(&file)?;
         let of_user = file.pieces.iter().filter(|p| p.kind == Kind::UserDefined).map(|p| p.text);
@@ -89,7 +152,7 @@ impl Tokenizer {
         let alphabet = match &engine {
             Engine::Current(automaton) => Alphabet::new(&automaton.codes, &normalizer),
             Engine::Classic(automaton) | Engine::HuggingFace(automaton) => Alphabet::new(&automaton.codes, &normalizer),
-            Engine::Bpe(_) => Alphabet::default(),
+            Engine::Bpe(_) | Engine::Json(..) => Alphabet::default(),
         };
         let inner = Inner {
             alphabet,
@@ -118,7 +181,10 @@ impl Tokenizer {
     /// # Errors
     /// `UnsupportedInput` naming the place of an id outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        super::decode::decode(&self.inner, ids)
+        match &self.inner.engine {
+            Engine::Json(pipeline, _) => pipeline.decode(ids),
+            _ => super::decode::decode(&self.inner, ids),
+        }
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -184,6 +250,7 @@ impl Tokenizer {
         match &self.inner.engine {
             Engine::Current(_) | Engine::Classic(_) | Engine::HuggingFace(_) => "unigram",
             Engine::Bpe(_) => "bpe",
+            Engine::Json(pipeline, _) => pipeline.model_type(),
         }
     }
 
@@ -201,6 +268,34 @@ impl Tokenizer {
         &self.inner.normalizer_name
     }
 
+    /// The precompiled character map of the normaliser; empty for `identity`.
+    ///
+    /// # Errors
+    /// None for a model that could be built.
+    pub fn charsmap(&self) -> Result<Vec<u8>> {
+        Ok(ModelFile::parse(&self.inner.model)?.normalizer.charsmap.to_vec())
+    }
+
+    /// Which tokens a `tokenizer.json`'s folder or caller named; empty for SentencePiece models.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        match &self.inner.engine {
+            Engine::Json(_, specials) => specials.clone(),
+            _ => SpecialTokens::default(),
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// The engine of a `tokenizer.json`.
+    pub(super) fn pipeline(&self) -> Option<&hf::Pipeline> {
+        match &self.inner.engine {
+            Engine::Json(pipeline, _) => Some(pipeline),
+            _ => None,
+        }
+    }
+
     /// The model file as it was read.
     pub fn model_bytes(&self) -> &[u8] {
         &self.inner.model
@@ -214,6 +309,22 @@ impl Tokenizer {
         use std::io::Write;
         write_atomically(path, |file| file.write_all(&self.inner.model).map_err(Error::io(path, "write")))
     }
+}
+
+/// The tokens that a folder's other files name.
+fn folder_specials(folder: &Path) -> Result<SpecialTokens> {
+    let mut specials = SpecialTokens::default();
+    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let path = folder.join(name);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.map_err(Error::io(&path, "read"))?,
+        };
+        let config = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Tokenizer(format!("{}: this is no JSON: {error}", path.display())))?;
+        specials.update(SpecialTokens::read(&config));
+    }
+    Ok(specials)
 }
 
 impl Inner {

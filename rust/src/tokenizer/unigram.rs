@@ -6,7 +6,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::automaton::{ALWAYS, Automaton, List, MAX_LENGTH, Match, Packed, ROOT, Score};
+use super::automaton::{ALWAYS, Automaton, List, MAX_LENGTH, Match, Packed, ROOT, Score, longest_first};
 use super::codes::Codes;
 
 /// How scores add up and what replaces what.
@@ -174,6 +174,12 @@ impl<R: Rule> Search<R> {
         }
     }
 
+    /// The best path of a text that is normalised.
+    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: &str, mut each: impl FnMut(&Self)) {
+        self.add(automaton, Plain(text), &mut each);
+        self.finish(automaton, &mut each);
+    }
+
     /// The best paths of the texts that wait.
     pub(super) fn finish(&mut self, automaton: &Automaton<R::Score>, each: &mut impl FnMut(&Self)) {
         self.cut(automaton, each);
@@ -310,18 +316,6 @@ impl<R: Rule> Search<R> {
             end -= last.length();
         }
     }
-}
-
-/// The matches of the list that `matches` begins with; the one of one character comes last.
-fn longest_first<S>(matches: &[Match<S>]) -> impl Iterator<Item = &Match<S>> {
-    let mut length = ALWAYS;
-    if matches[0].packed.has_more() {
-        while matches[length].packed.has_more() {
-            length += 1;
-        }
-        length += 1;
-    }
-    matches[1..length].iter().chain(&matches[..1])
 }
 
 /// The best path that ends with a match of the list that `matches` begins with. `sums`: of the

@@ -120,6 +120,11 @@ impl Vocab {
         self.byte_values.get(id as usize).copied().flatten()
     }
 
+    /// Says which pieces have a meaning: unk, bos, eos, pad.
+    pub(super) fn set_specials(&mut self, specials: [Option<u32>; 4]) {
+        self.specials = specials;
+    }
+
     /// 0: unk, 1: bos, 2: eos, 3: pad.
     pub(super) fn special(&self, which: usize) -> Option<u32> {
         self.specials[which]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::automaton::Automaton;
+use super::hf;
 use super::merge::Merger;
 use super::normalizer::Normalized;
 use super::reader::Reader;
@@ -12,9 +13,9 @@ use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
 pub struct Worker {
-    model: Arc<Inner>,
+    pub(super) model: Arc<Inner>,
     buffers: Buffers,
-    normalized: Normalized,
+    pub(super) normalized: Normalized,
 }
 
 /// A text: `str`, or bytes that may not be UTF-8.
@@ -57,6 +58,7 @@ enum Buffers {
     Classic(Search<Classic>),
     HuggingFace(Search<HuggingFace>),
     Bpe(Box<Merger>),
+    Json(Box<hf::Worker>),
 }
 
 /// A piece of a text and the bytes of the text that it stands for.
@@ -78,6 +80,7 @@ impl Worker {
             Engine::Classic(_) => Buffers::Classic(Search::default()),
             Engine::HuggingFace(_) => Buffers::HuggingFace(Search::default()),
             Engine::Bpe(_) => Buffers::Bpe(Box::default()),
+            Engine::Json(..) => Buffers::Json(Box::new(hf::Worker::new())),
         };
         Self { model, buffers, normalized: Normalized::default() }
     }
@@ -111,10 +114,16 @@ impl Worker {
                 for text in texts {
                     model.normalizer.normalize(text.bytes(), normalized);
                     merger.run(bpe, &model.vocab, &normalized.text);
-                    let start = out.len();
-                    let mut emitter = Emitter { vocab: &model.vocab, out, after_unknown: false };
-                    merger.steps.iter().rev().for_each(|step| emitter.push(*step));
-                    out[start..].reverse();
+                    Emitter::emit(&model.vocab, merger.steps.iter().rev().copied(), out);
+                    each(out.len());
+                }
+            }
+            (Buffers::Json(worker), Engine::Json(pipeline, _)) => {
+                let mut each = each;
+                for text in texts {
+                    if !text.bytes().is_empty() {
+                        worker.encode(pipeline, text.bytes(), out);
+                    }
                     each(out.len());
                 }
             }
@@ -126,9 +135,15 @@ impl Worker {
     /// The tokens of `text` with their names and places: normalised text for known pieces and
     /// runs of unknown characters, `<0x0A>` for bytes.
     pub fn tokens<'t>(&mut self, text: impl Into<Text<'t>>) -> Vec<Token> {
+        let text = text.into().bytes();
+        if let Engine::Json(pipeline, _) = &self.model.engine {
+            let piece = |id| self.model.vocab.piece(id).unwrap_or_default().to_owned();
+            let token = |t: hf::Placed| Token { id: Some(t.id), piece: piece(t.id), begin: t.span.0, end: t.span.1 };
+            return pipeline.tokens(text).into_iter().map(token).collect();
+        }
         let Self { model, buffers, .. } = self;
         let mut normalized = Normalized { text: String::new(), origin: Some(Vec::new()) };
-        model.normalizer.normalize(text.into().bytes(), &mut normalized);
+        model.normalizer.normalize(text, &mut normalized);
         let origin = normalized.origin.unwrap_or_default();
         tokens(&buffers.steps(model, &normalized.text), &model.vocab, &origin)
     }
@@ -201,13 +216,21 @@ fn encode_all<'t, R: Rule>(
 
 /// Steps, last first, to ids: unknown characters become their bytes, or one unknown piece for
 /// each run of them.
-struct Emitter<'a> {
+pub(super) struct Emitter<'a> {
     vocab: &'a Vocab,
     out: &'a mut Vec<u32>,
     after_unknown: bool,
 }
 
-impl Emitter<'_> {
+impl<'a> Emitter<'a> {
+    /// Appends the ids of `steps`, last first, in the order of the text.
+    pub(super) fn emit(vocab: &'a Vocab, steps: impl Iterator<Item = Step>, out: &'a mut Vec<u32>) {
+        let start = out.len();
+        let mut emitter = Emitter { vocab, out, after_unknown: false };
+        steps.for_each(|step| emitter.push(step));
+        emitter.out[start..].reverse();
+    }
+
     #[inline(always)]
     fn push(&mut self, step: Step) {
         match step {

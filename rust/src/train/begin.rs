@@ -17,6 +17,7 @@ use super::trainer::{Trainer, batch_shape};
 use crate::data::{self, Parts};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::memory::zeros;
 use crate::model::{Decoder, hf};
 
 impl Trainer {
@@ -40,8 +41,8 @@ impl Trainer {
         let shape =
             PassShape { batch: run.micro_batch_size, time: run.seq_length, recompute_layers: run.recompute_layers };
         let mut trainer = Self {
-            weights: vec![0.0; decoder.num_params()],
-            grads: vec![0.0; decoder.num_params()],
+            weights: zeros(decoder.num_params()),
+            grads: zeros(decoder.num_params()),
             grad_scale: 1.0,
             optimizer: Optimizer::new(run.optimizer, decoder.params()),
             compute: Compute::new(&decoder, run.precision, shape)?,

@@ -4,6 +4,7 @@ use crate::data::IGNORE;
 use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
+use crate::memory::zeros;
 use crate::model::{Decoder, LossSum, Workspace};
 use crate::ops::cast;
 use crate::ops::linear_cross_entropy::LossOptions;
@@ -38,7 +39,7 @@ pub(super) fn loss_options(z_loss: f64) -> LossOptions {
 
 fn rounded<T: Element>(decoder: &Decoder, shape: PassShape) -> Result<Rounded<T>> {
     let workspace = decoder.workspace(shape.batch, shape.time, shape.recompute_layers)?;
-    Ok(Rounded { weights: vec![T::default(); decoder.num_params()], workspace })
+    Ok(Rounded { weights: zeros(decoder.num_params()), workspace })
 }
 
 impl Compute {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::memory::zeros;
 use crate::model::Param;
 use crate::ops::adamw;
 use crate::train::config::OptimizerConfig;
@@ -59,7 +60,7 @@ pub struct Update {
 impl Optimizer {
     pub fn new(config: OptimizerConfig, params: &[Param]) -> Self {
         let len = params.last().map_or(0, |param| param.range().end);
-        Self { config, groups: groups(params, config.weight_decay), m: vec![0.0; len], v: vec![0.0; len] }
+        Self { config, groups: groups(params, config.weight_decay), m: zeros(len), v: zeros(len) }
     }
 
     /// # Errors

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::super::isa::{Isa, Simd, dispatch, isa};
 use super::super::math::{dot, exp_nonpositive};
 use super::super::matmul::Mat;
-use super::super::micro::{MR, NR, Tile, tile_columns};
+use super::super::micro::{MR, NR, Tile, scale_add, tile_columns};
 use super::super::parallel::{Columns, install};
 use super::super::scratch::with_scratch;
-use super::{Block, Heads, KEYS, Qkv, ROWS, by_keys, head, panels_len, panels_of, rows_of, scores};
+use super::{Block, Heads, KEYS, Qkv, ROWS, by_keys, head, panels_len, panels_of, piece, rows_of, scores};
 use crate::dtype::Element;
 
 /// dqkv: the places of q, k and v are overwritten.  One task a key head; its query heads follow one another.
@@ -107,7 +107,7 @@ fn key_head<T: Element>(
             let packed = Packed { keys_t, values_t, keys, queries, douts };
             let lse = &lse[(b * s.q.count + a) * time..][..time];
             let mut sums = Sums { dk, dv };
-            query_head(isa, &packed, &mut sums, q, of(dout), of(out), lse, s.scale, |first, dq| {
+            query_head(isa, &packed, &mut sums, q, of(dout), of(out), lse, s, |first, dq| {
                 put(s.q, a, first, dq, width, s.scale);
             });
         }
@@ -124,7 +124,7 @@ fn query_head<T: Element>(
     dout: Mat<T>,
     out: Mat<T>,
     lse: &[f32],
-    scale: f32,
+    heads: &Qkv,
     put: impl Fn(usize, &[f32]),
 ) {
     let (d, width) = (q.cols, q.cols.next_multiple_of(NR));
@@ -135,13 +135,13 @@ fn query_head<T: Element>(
         for (i, lse) in lse.chunks(ROWS).enumerate() {
             let (first, n) = (i * ROWS, lse.len());
             dispatch!(isa, s => {
-                rows_of(work.query, q, first, n, scale);
+                rows_of(work.query, q, first, n, heads.scale);
                 rows_of(work.dout, dout, first, n, 1.0);
-                let means = std::array::from_fn(|i| {
-                    let t = first + i.min(n - 1);
-                    dot(s, dout.line(t), out.line(t))
-                });
-                rows(s, work, sums, packed, lse, &means, first, d);
+                let mut means = [0.0; ROWS];
+                for (i, mean) in means.iter_mut().enumerate().take(n) {
+                    *mean = dot(s, dout.line(first + i), out.line(first + i));
+                }
+                rows(s, work, sums, packed, lse, &means, first, d, heads.time, heads.causal);
             });
             put(first, &work.dq[..n * width]);
         }
@@ -159,11 +159,13 @@ fn rows<S: Simd>(
     means: &[f32; ROWS],
     first: usize,
     d: usize,
+    time: usize,
+    causal: bool,
 ) {
     let width = d.next_multiple_of(NR);
     let depth = packed.keys.len() / width;
     work.dq.fill(0.0);
-    for block in Block::all(first, lse.len()) {
+    for block in Block::all(first, lse.len(), time, causal) {
         scores(s, work.p, work.query, packed.keys_t, block, d);
         scores(s, work.ds, work.dout, packed.values_t, block, d);
         let both = work.p.chunks_exact_mut(KEYS).zip(work.ds.chunks_exact_mut(KEYS));
@@ -175,21 +177,10 @@ fn rows<S: Simd>(
                 softmax_backward(s, &mut p[..seen], &mut ds[..seen], lse[i], means[i]);
             }
         }
-        by_keys(s, work.ds, packed.keys, block, depth, |i, column, tile| {
-            add(&mut work.dq[i * width + column..][..NR], tile);
-        });
-        by_rows(s, work.p, packed.douts, block, depth, |k, column, tile| {
-            add(&mut sums.dv[k * width + column..][..NR], tile);
-        });
-        by_rows(s, work.ds, packed.queries, block, depth, |k, column, tile| {
-            add(&mut sums.dk[k * width + column..][..NR], tile);
-        });
+        by_keys(s, work.dq, &[1.0; ROWS], work.ds, packed.keys, block, depth);
+        by_rows(s, work.p, packed.douts, block, depth, sums.dv, width);
+        by_rows(s, work.ds, packed.queries, block, depth, sums.dk, width);
     }
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32], tile: &[f32; NR]) {
-    sum.iter_mut().zip(tile).for_each(|(sum, x)| *sum += x);
 }
 
 /// p: scores in, probabilities out.  ds: dP in, dS out.
@@ -201,25 +192,18 @@ fn softmax_backward<S: Simd>(s: S, p: &mut [f32], ds: &mut [f32], lse: f32, mean
     }
 }
 
-/// For each tile of keys and each panel of `b` (which has `depth` inner indices): `put(key, column, sums)` of
+/// For each tile of keys and each panel of `b` (which has `depth` inner indices): `to` (keys, width) +=
 /// pᵀ (KEYS, ROWS) · b, with only the rows that see the tile.
 #[inline(always)]
-fn by_rows<S: Simd>(
-    s: S,
-    p: &[f32],
-    b: &[f32],
-    block: Block,
-    depth: usize,
-    mut put: impl FnMut(usize, usize, &[f32; NR]),
-) {
+fn by_rows<S: Simd>(s: S, p: &[f32], b: &[f32], block: Block, depth: usize, to: &mut [f32], width: usize) {
     for k in (0..block.keys).step_by(MR) {
         let start = block.seen_from(k);
         let columns = &p[start * KEYS + k..block.rows * KEYS];
         for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
             let panel = &panel[(block.first + start) * NR..][..(block.rows - start) * NR];
-            let sums: Tile<MR> = tile_columns(s, columns, KEYS, panel);
-            for (r, sums) in sums.iter().enumerate() {
-                put(block.from + k + r, column * NR, sums);
+            let sums: Tile<S, MR> = tile_columns(s, columns, KEYS, panel);
+            for (r, sums) in sums.into_iter().enumerate() {
+                scale_add(s, piece(to, (block.from + k + r) * width + column * NR), 1.0, sums);
             }
         }
     }

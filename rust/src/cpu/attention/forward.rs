@@ -61,7 +61,7 @@ fn one_head<T: Element>(
                 let first = i * ROWS;
                 dispatch!(isa, simd => {
                     rows_of(query, q, first, lse.len(), s.scale);
-                    rows(simd, sums, lse, query, p, &packed, first, d);
+                    rows(simd, sums, lse, query, p, &packed, first, d, time, s.causal);
                 });
                 let width = d.next_multiple_of(NR);
                 sums.chunks_exact(width).take(lse.len()).enumerate().for_each(|(i, row)| put(first + i, &row[..d]));
@@ -81,13 +81,15 @@ fn rows<S: Simd>(
     packed: &Packed,
     first: usize,
     d: usize,
+    time: usize,
+    causal: bool,
 ) {
     let (n, width, depth) = (lse.len(), d.next_multiple_of(NR), packed.values.len() / d.next_multiple_of(NR));
     let mut top = [f32::NEG_INFINITY; ROWS];
     let mut total = [0.0f32; ROWS];
     let mut shrink = [0.0f32; ROWS];
     sums.fill(0.0);
-    for block in Block::all(first, n) {
+    for block in Block::all(first, n, time, causal) {
         scores(s, p, query, packed.keys, block, d);
         for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(n.next_multiple_of(MR)) {
             let seen = if i < n { block.seen(i) } else { 0 };
@@ -96,19 +98,18 @@ fn rows<S: Simd>(
             let highest = max(p).max(top[i]);
             shrink[i] = if seen == 0 { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
             top[i] = highest;
-            p.iter_mut().for_each(|p| *p = exp_nonpositive(s, *p - highest));
+            for p in &mut *p {
+                *p = exp_nonpositive(s, *p - highest);
+            }
             total[i] = s.fma(total[i], shrink[i], sum(p, |p| p));
         }
-        by_keys(s, p, packed.values, block, depth, |i, column, tile| {
-            let sums = &mut sums[i * width + column..][..NR];
-            for j in 0..NR {
-                sums[j] = s.fma(sums[j], shrink[i], tile[j]);
-            }
-        });
+        by_keys(s, sums, &shrink, p, packed.values, block, depth);
     }
     for (i, (lse, sums)) in lse.iter_mut().zip(sums.chunks_exact_mut(width)).enumerate() {
         let inverse = 1.0 / total[i];
-        sums.iter_mut().for_each(|sum| *sum *= inverse);
+        for sum in sums {
+            *sum *= inverse;
+        }
         *lse = top[i] + total[i].ln();
     }
 }

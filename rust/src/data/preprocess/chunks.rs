@@ -2,8 +2,9 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::inputs::{Format, Input, Meter};
+use super::inputs::{Format, Input, Meter, Parquet};
 use crate::error::{Error, Result};
 
 /// Text that one worker handles at a time. Chunks follow the input alone, so results do not depend
@@ -28,8 +29,11 @@ pub(super) struct Position {
     pub(super) byte: u64,
 }
 
-pub(super) struct Chunks<'a> {
-    inputs: &'a [Input],
+pub(super) struct Chunks {
+    inputs: Vec<Input>,
+    /// The columns to read of Parquet.
+    keys: Vec<String>,
+    parquet: Option<Arc<dyn Parquet>>,
     meter: Arc<Meter>,
     /// Of the next chunk.
     position: Position,
@@ -38,17 +42,34 @@ pub(super) struct Chunks<'a> {
     rest: Vec<u8>,
 }
 
-impl<'a> Chunks<'a> {
-    pub(super) fn new(inputs: &'a [Input], position: Position, meter: Arc<Meter>) -> Self {
-        Self { inputs, meter, position, open: None, rest: Vec::new() }
+impl Chunks {
+    pub(super) fn new(
+        inputs: &[Input],
+        keys: &[String],
+        parquet: Option<Arc<dyn Parquet>>,
+        position: Position,
+        meter: Arc<Meter>,
+    ) -> Self {
+        let (inputs, keys) = (inputs.to_vec(), keys.to_vec());
+        Self { inputs, keys, parquet, meter, position, open: None, rest: Vec::new() }
+    }
+
+    /// The input of a chunk.
+    pub(super) fn input(&self, chunk: &Chunk) -> &Input {
+        &self.inputs[chunk.input]
+    }
+
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.meter.bytes.load(Ordering::Relaxed)
     }
 
     fn next_chunk(&mut self) -> Result<Option<Chunk>> {
-        while let Some(input) = self.inputs.get(self.position.input) {
+        while let Some(input) = self.inputs.get(self.position.input).cloned() {
             if self.open.is_none() {
-                self.open = Some(input.open(self.position.byte, &self.meter)?);
+                let parquet = self.parquet.as_deref();
+                self.open = Some(input.open(self.position.byte, &self.meter, &self.keys, parquet)?);
             }
-            let bytes = self.fill(input)?;
+            let bytes = self.fill(&input)?;
             let Position { input: at, byte: start } = self.position;
             let end = bytes.is_none() || input.format == Format::TextFile;
             self.position.byte += bytes.as_ref().map_or(0, Vec::len) as u64;
@@ -89,7 +110,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-impl Iterator for Chunks<'_> {
+impl Iterator for Chunks {
     type Item = Result<Chunk, Error>;
 
     /// After an error the iteration ends.

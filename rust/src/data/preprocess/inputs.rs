@@ -42,6 +42,15 @@ enum Compression {
     Gzip,
     Zstd,
     Xz,
+    /// Rows, which a [`Parquet`] turns into JSON Lines.
+    Parquet,
+}
+
+/// Reads Parquet files: columns with the names of the keys, as JSON Lines, a row a line.
+pub trait Parquet: Send + Sync {
+    /// # Errors
+    /// `UnsupportedInput` where the file has no such columns, or nothing is there to read it with; `CorruptDataset`.
+    fn open(&self, path: &Path, keys: &[String]) -> Result<Box<dyn Read + Send>>;
 }
 
 /// A file that will be read.
@@ -141,11 +150,14 @@ fn refuse_twins(files: &[Input]) -> Result<()> {
     }
 }
 
-const KNOWN: &str = ".jsonl, .json, .ndjson, .txt (also with .gz, .zst, .xz)";
+const KNOWN: &str = ".jsonl, .json, .ndjson, .txt (also with .gz, .zst, .xz), .parquet";
 
 /// Format and compression by name.
 fn kind_of(path: &Path, text: Format) -> Option<(Format, Compression)> {
     let name = path.file_name()?.to_str()?.to_lowercase();
+    if name.ends_with(".parquet") {
+        return Some((Format::JsonLines, Compression::Parquet));
+    }
     let endings = [
         (".gz", Compression::Gzip),
         (".zst", Compression::Zstd),
@@ -166,6 +178,7 @@ fn compression_of(path: &Path) -> Compression {
         Some("gz") => Compression::Gzip,
         Some("zst" | "zstd") => Compression::Zstd,
         Some("xz") => Compression::Xz,
+        Some("parquet") => Compression::Parquet,
         _ => Compression::None,
     }
 }
@@ -181,13 +194,29 @@ impl Input {
                 return Err(Error::UnsupportedInput(format!("{path}: the name does not say what it is: {KNOWN}")));
             }
         };
+        if compression == Compression::Parquet && format != Format::JsonLines {
+            let path = path.display();
+            return Err(Error::UnsupportedInput(format!("{path}: Parquet has columns; leave `format` out")));
+        }
         let age = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let modified_ns = age.map_or(0, |age| age.as_nanos());
         Ok(Self { path: path.to_owned(), format, compression, len: meta.len(), modified_ns })
     }
 
     /// Opens the text from its byte `start` on.
-    pub(super) fn open(&self, start: u64, meter: &Arc<Meter>) -> Result<Box<dyn Read + Send>> {
+    pub(super) fn open(
+        &self,
+        start: u64,
+        meter: &Arc<Meter>,
+        keys: &[String],
+        parquet: Option<&dyn Parquet>,
+    ) -> Result<Box<dyn Read + Send>> {
+        if self.compression == Compression::Parquet {
+            let path = self.path.display();
+            let none = || Error::UnsupportedInput(format!("{path}: nothing here can read Parquet"));
+            let rows = parquet.ok_or_else(none)?.open(&self.path, keys)?;
+            return self.skip(Box::new(Whole { inner: rows, len: self.len, meter: meter.clone() }), start);
+        }
         let mut file = File::open(&self.path).map_err(Error::io(&self.path, "open"))?;
         if self.compression == Compression::None {
             file.seek(SeekFrom::Start(start)).map_err(Error::io(&self.path, "seek"))?;
@@ -195,11 +224,16 @@ impl Input {
             return Ok(Box::new(Counted { inner: file, meter: meter.clone() }));
         }
         let counted = BufReader::with_capacity(1 << 18, Counted { inner: file, meter: meter.clone() });
-        let mut text: Box<dyn Read + Send> = match self.compression {
+        let text: Box<dyn Read + Send> = match self.compression {
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
             Compression::Xz => Box::new(lzma_rust2::XzReader::new(counted, true)),
             _ => Box::new(zstd_reader(counted).map_err(Error::io(&self.path, "open"))?),
         };
+        self.skip(text, start)
+    }
+
+    /// `text` from its byte `start` on.
+    fn skip(&self, mut text: Box<dyn Read + Send>, start: u64) -> Result<Box<dyn Read + Send>> {
         let skipped = io::copy(&mut (&mut text).take(start), &mut io::sink()).map_err(|e| self.read_error(e, 0))?;
         if skipped < start {
             let what = format!("{skipped} bytes of text, but an earlier run had read {start}");
@@ -233,16 +267,38 @@ pub(super) struct Meter {
     pub(super) stop: AtomicBool,
 }
 
+impl Meter {
+    fn check(&self) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(io::Error::other("reading was stopped")) } else { Ok(()) }
+    }
+}
+
 struct Counted<R> {
     inner: R,
     meter: Arc<Meter>,
 }
 
+/// Counts a file's bytes when all of it is read.
+struct Whole {
+    inner: Box<dyn Read + Send>,
+    len: u64,
+    meter: Arc<Meter>,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.meter.check()?;
+        let n = self.inner.read(buffer)?;
+        if n == 0 {
+            self.meter.bytes.fetch_add(std::mem::take(&mut self.len), Ordering::Relaxed);
+        }
+        Ok(n)
+    }
+}
+
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.meter.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("reading was stopped"));
-        }
+        self.meter.check()?;
         let n = self.inner.read(buffer)?;
         self.meter.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)

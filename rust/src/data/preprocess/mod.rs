@@ -10,9 +10,12 @@ mod inputs;
 mod journal;
 mod json;
 mod pipeline;
+mod read;
+mod sentences;
 mod work;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +25,9 @@ use super::writer::{DatasetWriter, Written};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
-pub use inputs::{Format, Input, Inputs, expand};
+pub use inputs::{Format, Input, Inputs, Parquet, expand};
+pub use read::{Batch, Document, Documents};
+pub use sentences::{Sentences, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {
@@ -42,7 +47,7 @@ pub enum OnError {
     Skip,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     pub inputs: Vec<Input>,
     /// JSON keys that hold text, and the dataset that each becomes.
@@ -60,6 +65,7 @@ pub struct Options {
     pub tokenizer: Option<String>,
     /// How often the work so far is made durable.
     pub sync_every: Duration,
+    pub parquet: Option<Arc<dyn Parquet>>,
 }
 
 /// What became of the documents. The list of errors ends at `MAX_ERRORS`, the count does not.

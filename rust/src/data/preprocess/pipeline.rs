@@ -40,7 +40,7 @@ pub(super) fn run<'e>(
     let meter = Arc::new(Meter::default());
     let done_before = options.inputs[..output.position.input].iter().map(|input| input.len).sum();
     meter.bytes.store(done_before, Ordering::Relaxed);
-    let chunks = Chunks::new(&options.inputs, output.position, meter.clone());
+    let chunks = Chunks::new(&options.inputs, &options.keys, options.parquet.clone(), output.position, meter.clone());
     let encoders = (0..options.workers).map(|_| worker()).collect::<Result<Vec<_>>>()?;
     let in_flight = 2 * options.workers + 2;
     let (permit, permits) = channel();

@@ -1,5 +1,7 @@
 //! What a worker does: a chunk of text in, stored tokens out.
 
+use std::borrow::Cow;
+
 use super::chunks::Chunk;
 use super::inputs::Format;
 use super::{Encode, OnError, Options, json};
@@ -51,9 +53,28 @@ pub(super) fn encode(chunk: &Chunk, options: &Options, encoder: &mut dyn Encode)
 }
 
 /// Without the byte order mark that some editors put before the first line.
-fn without_mark(chunk: &Chunk) -> &[u8] {
+pub(super) fn without_mark(chunk: &Chunk) -> &[u8] {
     let mark = b"\xef\xbb\xbf";
     if chunk.start == 0 { chunk.bytes.strip_prefix(mark).unwrap_or(&chunk.bytes) } else { &chunk.bytes }
+}
+
+/// The lines of a chunk, without their ends.
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+pub(super) fn is_blank(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace)
+}
+
+/// The texts of a document: one a key, or all of it.
+///
+/// # Errors
+/// A sentence on what is wrong.
+pub(super) fn texts<'a>(bytes: &'a [u8], format: Format, keys: &[String]) -> Result<Vec<Cow<'a, str>>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("invalid UTF-8 at byte {}", e.valid_up_to()))?;
+    if format == Format::JsonLines { json::texts(text, keys) } else { Ok(vec![Cow::Borrowed(text)]) }
 }
 
 struct Work<'a> {
@@ -65,11 +86,9 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn lines(&mut self, bytes: &[u8], format: Format) -> Result<()> {
-        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        for (number, line) in lines(bytes).enumerate() {
             self.encoded.lines += 1;
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.iter().all(u8::is_ascii_whitespace) {
+            if is_blank(line) {
                 self.encoded.blank += 1;
                 continue;
             }
@@ -90,14 +109,7 @@ impl Work<'_> {
 
     /// The inner error is the document's fault, the outer one is not.
     fn try_document(&mut self, bytes: &[u8], format: Format) -> Result<Result<(), String>> {
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(e) => return Ok(Err(format!("invalid UTF-8 at byte {}", e.valid_up_to()))),
-        };
-        if format != Format::JsonLines {
-            return self.texts(&[text]);
-        }
-        match json::texts(text, &self.options.keys) {
+        match texts(bytes, format, &self.options.keys) {
             Ok(texts) => self.texts(&texts),
             Err(what) => Ok(Err(what)),
         }

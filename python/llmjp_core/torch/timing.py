@@ -1,0 +1,220 @@
+"""`benchmark("rms_norm")`: an op beside torch's, on this machine, interleaved in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import UnsupportedInputError
+from . import functional as ours
+
+Tensor = torch.Tensor
+Call = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The same computation twice, and inputs of `rows` tokens and `width`."""
+
+    ours: Call
+    plain: Call
+    inputs: Callable[[int, int, torch.dtype], list[Tensor]]
+    rows: int = 2048
+    width: int = 768
+
+
+def _normal(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype).requires_grad_()
+
+
+def _rows(count: int, weights: int = 0) -> Callable[[int, int, torch.dtype], list[Tensor]]:
+    return lambda n, d, dtype: [
+        *(_normal(n, d, dtype=dtype) for _ in range(count)),
+        *(_normal(d, dtype=dtype) for _ in range(weights)),
+    ]
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    other = torch.cat((-x[..., half:], x[..., :half]), -1)
+    return x * cos[:, :, None] + other * sin[:, :, None]
+
+
+def _heads(n: int, d: int, dtype: torch.dtype) -> list[Tensor]:
+    """One sequence, heads of 64."""
+    return [_normal(1, d // 64, n, 64, dtype=dtype) for _ in range(3)]
+
+
+def _rotary(n: int, d: int, dtype: torch.dtype) -> list[Tensor]:
+    angles = torch.arange(n)[:, None] * 10_000.0 ** (-torch.arange(0, 64, 2) / 64)
+    angles = torch.cat((angles, angles), -1)[None]
+    return [_normal(1, n, d // 64, 64, dtype=dtype), angles.cos().to(dtype), angles.sin().to(dtype)]
+
+
+VOCABULARY = 32_000
+
+
+def _targets(n: int) -> Tensor:
+    return torch.arange(n) * 7919 % VOCABULARY
+
+
+def _logits(n: int, d: int, dtype: torch.dtype) -> list[Tensor]:
+    return [_normal(n, VOCABULARY, dtype=dtype), _targets(n)]
+
+
+def _output(n: int, d: int, dtype: torch.dtype) -> list[Tensor]:
+    return [_normal(n, d, dtype=dtype), (_normal(VOCABULARY, d, dtype=dtype) * 0.02).detach().requires_grad_(),
+            _targets(n)]  # fmt: skip
+
+
+CONTESTS = {
+    "rms_norm": Contest(
+        lambda x, w: ours.rms_norm(x, x.shape[-1:], w, 1e-6),
+        lambda x, w: F.rms_norm(x, x.shape[-1:], w, 1e-6),
+        _rows(1, 1),
+    ),
+    "layer_norm": Contest(
+        lambda x, w, b: ours.layer_norm(x, x.shape[-1:], w, b),
+        lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b),
+        _rows(1, 2),
+    ),
+    "gelu": Contest(ours.gelu, F.gelu, _rows(1), width=3072),
+    "swiglu": Contest(ours.swiglu, lambda gate, up: F.silu(gate) * up, _rows(2), width=2048),
+    "rotary": Contest(ours.rotary, _turn, _rotary),
+    "attention": Contest(
+        lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        _heads,
+    ),
+    "linear": Contest(
+        ours.linear, F.linear, lambda n, d, dtype: [_normal(n, d, dtype=dtype), _normal(4 * d, d, dtype=dtype)]
+    ),
+    "cross_entropy": Contest(ours.cross_entropy, F.cross_entropy, _logits, rows=512),
+    "linear_cross_entropy": Contest(
+        ours.linear_cross_entropy, lambda x, w, t: F.cross_entropy(F.linear(x, w), t), _output, rows=1024
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op forward and backward: milliseconds of each contender, median of the rounds."""
+
+    op: str
+    dtype: str
+    shape: str
+    milliseconds: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the best of the others."""
+        others = [t for name, t in self.milliseconds.items() if name != "llmjp_core"]
+        return min(others) / self.milliseconds["llmjp_core"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Rows as a table: text, Markdown, HTML in Jupyter, a bar chart by `plot()`."""
+
+    rows: list[Row]
+
+    def _cells(self) -> list[list[str]]:
+        names = list(self.rows[0].milliseconds)
+        head = ["op", "dtype", "shape", *(f"{name}, ms" for name in names), "ratio"]
+        body = [
+            [r.op, r.dtype, r.shape, *(f"{r.milliseconds[name]:.2f}" for name in names), f"{r.ratio:.2f}"]
+            for r in self.rows
+        ]
+        return [head, *body]
+
+    def markdown(self) -> str:
+        head, *body = ["| " + " | ".join(cells) + " |" for cells in self._cells()]
+        return "\n".join([head, "|---" * len(self._cells()[0]) + "|", *body])
+
+    __str__ = markdown
+
+    def _repr_html_(self) -> str:
+        head, *body = self._cells()
+        rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+        rows += ["".join(f"<td>{escape(cell)}</td>" for cell in cells) for cells in body]
+        return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+    def plot(self) -> Any:
+        """Milliseconds as bars, in matplotlib."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 0.6 + 0.5 * len(self.rows)))
+        axes = figure.subplots()
+        names = list(self.rows[0].milliseconds)
+        for i, name in enumerate(names):
+            places = [j + i * 0.8 / len(names) for j in range(len(self.rows))]
+            axes.barh(places, [r.milliseconds[name] for r in self.rows], 0.8 / len(names), label=name)
+        labels = [f"{r.op} {r.dtype}" for r in self.rows]
+        axes.set_yticks([j + 0.4 - 0.4 / len(names) for j in range(len(self.rows))], labels)
+        axes.invert_yaxis()
+        axes.set_xlabel("forward and backward, ms (median)")
+        axes.legend()
+        figure.tight_layout()
+        return figure
+
+
+def _once(call: Call, inputs: list[Tensor]) -> float:
+    """Seconds of one forward and backward pass."""
+    begin = time.perf_counter()
+    result = call(*inputs)
+    result.backward(torch.ones_like(result))
+    seconds = time.perf_counter() - begin
+    for x in inputs:
+        x.grad = None
+    return seconds
+
+
+def _check(name: str, a: Tensor, b: Tensor) -> None:
+    bound = {torch.float32: 1e-4}.get(b.dtype, 5e-2) * float(b.detach().abs().max())
+    if not float((a.detach().double() - b.detach().double()).abs().max()) <= bound:
+        raise AssertionError(f"benchmark: {name} and torch disagree")
+
+
+def benchmark(
+    op: str | Sequence[str],
+    against: Sequence[str] = ("torch", "torch.compile"),
+    *,
+    dtype: torch.dtype = torch.float32,
+    rows: int | None = None,
+    width: int | None = None,
+    rounds: int = 15,
+) -> Timings:
+    """Forward and backward of one op or several beside torch's, each taking turns; medians.
+
+    `against`: "torch" (eager) and "torch.compile" (inductor). Results are compared first, and must agree.
+    """
+    makers: dict[str, Callable[[Call], Call]] = {"torch": lambda f: f, "torch.compile": torch.compile}
+    for name in against:
+        if name not in makers:
+            raise UnsupportedInputError(f"benchmark: `against` knows {', '.join(makers)}, not {name!r}")
+    table = []
+    for name in [op] if isinstance(op, str) else op:
+        if name not in CONTESTS:
+            raise UnsupportedInputError(f"benchmark: no op is called {name!r}; known are {', '.join(CONTESTS)}")
+        contest = CONTESTS[name]
+        n, d = rows or contest.rows, width or contest.width
+        inputs = contest.inputs(n, d, dtype)
+        calls = {"llmjp_core": contest.ours, **{other: makers[other](contest.plain) for other in against}}
+        _check(name, contest.ours(*inputs), contest.plain(*inputs))
+        seconds: dict[str, list[float]] = {key: [] for key in calls}
+        for turn in range(-2, rounds):  # two to warm up
+            for key, call in calls.items():
+                took = _once(call, inputs)
+                if turn >= 0:
+                    seconds[key].append(took)
+        medians = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
+        shape = " · ".join("x".join(map(str, x.shape)) for x in inputs[:2])
+        table.append(Row(name, str(dtype).removeprefix("torch."), shape, medians))
+    return Timings(table)

@@ -1,0 +1,119 @@
+//! `cross_entropy` and `linear_cross_entropy`.
+
+use pyo3::prelude::*;
+
+use super::tensor::{Any, Tensor, apart, typed};
+use super::{checked, run};
+use crate::ops;
+use crate::ops::cross_entropy::{IGNORED, LossOptions, targets_of};
+use crate::py::signals::detached;
+
+fn options(label_smoothing: f32, z_loss: f32) -> LossOptions {
+    LossOptions { ignore_index: IGNORED, label_smoothing, z_loss }
+}
+
+/// losses (N), logits (N, V), target (N).
+#[pyfunction]
+pub(super) fn cross_entropy_forward(
+    py: Python<'_>,
+    losses: &Any<'_>,
+    logits: &Any<'_>,
+    target: &Any<'_>,
+    ignore_index: i64,
+    label_smoothing: f32,
+    z_loss: f32,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("cross_entropy", name, value);
+    let (mut losses, logits, target) = (read("losses", losses)?, read("input", logits)?, read("target", target)?);
+    checked(apart(&[&losses], &[Some(&logits), Some(&target)]))?;
+    let options = options(label_smoothing, z_loss);
+    typed!(logits, T => {
+        run(py, logits.count(), || {
+            let logits = logits.view::<T>()?;
+            let targets = targets_of(target.ids()?, ignore_index, logits.shape().last())?;
+            ops::cross_entropy::forward(losses.slice_mut()?, logits, &targets, &options)
+        })
+    })
+}
+
+/// dlogits (N, V); `grad_scale` is d(total)/d(loss of a token).
+#[pyfunction]
+pub(super) fn cross_entropy_backward(
+    py: Python<'_>,
+    dlogits: &Any<'_>,
+    logits: &Any<'_>,
+    target: &Any<'_>,
+    grad_scale: f32,
+    ignore_index: i64,
+    label_smoothing: f32,
+    z_loss: f32,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("cross_entropy.backward", name, value);
+    let (mut dlogits, logits, target) = (read("dinput", dlogits)?, read("input", logits)?, read("target", target)?);
+    checked(apart(&[&dlogits], &[Some(&logits), Some(&target)]))?;
+    let options = options(label_smoothing, z_loss);
+    typed!(logits, T => {
+        run(py, logits.count(), || {
+            let logits = logits.view::<T>()?;
+            let targets = targets_of(target.ids()?, ignore_index, logits.shape().last())?;
+            ops::cross_entropy::backward(dlogits.view_mut()?, logits, &targets, grad_scale, &options)
+        })
+    })
+}
+
+/// losses (N), x (N, D), w (V, D), target (N).
+#[pyfunction]
+pub(super) fn linear_cross_entropy_forward(
+    py: Python<'_>,
+    losses: &Any<'_>,
+    x: &Any<'_>,
+    w: &Any<'_>,
+    target: &Any<'_>,
+    ignore_index: i64,
+    label_smoothing: f32,
+    z_loss: f32,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("linear_cross_entropy", name, value);
+    let (mut losses, x) = (read("losses", losses)?, read("input", x)?);
+    let (w, target) = (read("linear_weight", w)?, read("target", target)?);
+    checked(apart(&[&losses], &[Some(&x), Some(&w), Some(&target)]))?;
+    let options = options(label_smoothing, z_loss);
+    typed!(x, T => {
+        detached(py, |interrupt| {
+            let w = w.view::<T>()?;
+            let targets = targets_of(target.ids()?, ignore_index, w.shape().rows())?;
+            ops::linear_cross_entropy::forward(losses.slice_mut()?, x.view()?, w, &targets, &options, interrupt)
+        })
+    })
+}
+
+/// The same, with dx (N, D) overwritten and dw (V, D) += its gradient.
+#[pyfunction]
+pub(super) fn linear_cross_entropy_forward_backward(
+    py: Python<'_>,
+    losses: &Any<'_>,
+    dx: &Any<'_>,
+    dw: &Any<'_>,
+    x: &Any<'_>,
+    w: &Any<'_>,
+    target: &Any<'_>,
+    grad_scale: f32,
+    ignore_index: i64,
+    label_smoothing: f32,
+    z_loss: f32,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("linear_cross_entropy", name, value);
+    let (mut losses, mut dx, mut dw) = (read("losses", losses)?, read("dinput", dx)?, read("dweight", dw)?);
+    let (x, w, target) = (read("input", x)?, read("linear_weight", w)?, read("target", target)?);
+    checked(apart(&[&losses, &dx, &dw], &[Some(&x), Some(&w), Some(&target)]))?;
+    let options = options(label_smoothing, z_loss);
+    typed!(x, T => {
+        detached(py, |interrupt| {
+            let (losses, w) = (losses.slice_mut()?, w.view::<T>()?);
+            let targets = targets_of(target.ids()?, ignore_index, w.shape().rows())?;
+            let (dx, dw, x) = (dx.view_mut()?, dw.view_mut()?, x.view()?);
+            let op = ops::linear_cross_entropy::forward_backward;
+            op(losses, dx, dw, x, w, &targets, grad_scale, &options, interrupt)
+        })
+    })
+}

@@ -1,0 +1,266 @@
+//! `llmjp_core._core.torch`: ops on torch's CPU tensors, read and written where they are.
+//!
+//! Not a public interface: `llmjp_core.torch` is. Results come first; torch has made them, contiguous. Sums of
+//! gradients (`dw`, `dbias`) are float32 and added to.
+
+mod attention;
+mod losses;
+mod optimizer;
+mod tensor;
+
+use pyo3::prelude::*;
+
+use self::attention::{attention_backward, attention_forward, rotary};
+use self::losses::{
+    cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
+};
+use self::optimizer::{adamw_step, sum_of_squares};
+use self::tensor::{Any, Tensor, apart, typed, unsupported};
+use super::error::PyError;
+use crate::cpu::parallel::alone;
+use crate::error::Result as CoreResult;
+use crate::ops;
+use crate::ops::activation::Activation;
+
+/// Elements up to which one thread is done before another has woken.
+const SMALL: usize = 1 << 14;
+
+/// Runs an op without the interpreter; `work` is the number of elements it goes through.
+fn run(py: Python<'_>, work: usize, op: impl FnOnce() -> CoreResult<()> + Send) -> PyResult<()> {
+    Ok(py.detach(|| alone(work <= SMALL, op)).map_err(PyError::from)?)
+}
+
+fn checked(result: CoreResult<()>) -> PyResult<()> {
+    Ok(result.map_err(PyError::from)?)
+}
+
+fn activation(kind: &str) -> PyResult<Activation> {
+    match kind {
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_tanh" => Ok(Activation::GeluTanh),
+        "silu" => Ok(Activation::Silu),
+        "relu" => Ok(Activation::Relu),
+        other => Err(unsupported(format!("`kind` must be gelu, gelu_tanh, silu or relu, got `{other}`"))),
+    }
+}
+
+/// y, x (.., D), rstd (..), w (D).
+#[pyfunction]
+fn rms_norm_forward(py: Python<'_>, y: &Any<'_>, rstd: &Any<'_>, x: &Any<'_>, w: &Any<'_>, eps: f64) -> PyResult<()> {
+    let read = |name, value| Tensor::read("rms_norm", name, value);
+    let (mut y, mut rstd, x, w) = (read("y", y)?, read("rstd", rstd)?, read("input", x)?, read("weight", w)?);
+    checked(apart(&[&y, &rstd], &[Some(&x), Some(&w)]))?;
+    typed!(x, T => {
+        run(py, x.count(), || {
+            ops::rms_norm::forward(y.view_mut::<T>()?, rstd.slice_mut()?, x.view()?, w.row()?, eps)
+        })
+    })
+}
+
+/// dx, dy, x (.., D), dw (D) += Σ over rows.
+#[pyfunction]
+fn rms_norm_backward(
+    py: Python<'_>,
+    dx: &Any<'_>,
+    dw: &Any<'_>,
+    dy: &Any<'_>,
+    x: &Any<'_>,
+    rstd: &Any<'_>,
+    w: &Any<'_>,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("rms_norm.backward", name, value);
+    let (mut dx, mut dw, dy, x) = (read("dx", dx)?, read("dw", dw)?, read("dy", dy)?, read("input", x)?);
+    let (rstd, w) = (read("rstd", rstd)?, read("weight", w)?);
+    checked(apart(&[&dx, &dw], &[Some(&dy), Some(&x), Some(&rstd), Some(&w)]))?;
+    typed!(x, T => {
+        run(py, x.count(), || {
+            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.row_mut()?, dy.view()?, x.view()?);
+            ops::rms_norm::backward(dx, dw, dy, x, rstd.slice()?, w.row()?, None)
+        })
+    })
+}
+
+/// y, x (.., D), mean, rstd (..), w, bias (D).
+#[pyfunction]
+#[pyo3(signature = (y, mean, rstd, x, w, bias, eps))]
+fn layer_norm_forward(
+    py: Python<'_>,
+    y: &Any<'_>,
+    mean: &Any<'_>,
+    rstd: &Any<'_>,
+    x: &Any<'_>,
+    w: &Any<'_>,
+    bias: Option<&Any<'_>>,
+    eps: f64,
+) -> PyResult<()> {
+    let op = "layer_norm";
+    let read = |name, value| Tensor::read(op, name, value);
+    let (mut y, mut mean, mut rstd) = (read("y", y)?, read("mean", mean)?, read("rstd", rstd)?);
+    let (x, w, bias) = (read("input", x)?, read("weight", w)?, Tensor::optional(op, "bias", bias)?);
+    checked(apart(&[&y, &mean, &rstd], &[Some(&x), Some(&w), bias.as_ref()]))?;
+    typed!(x, T => {
+        run(py, x.count(), || {
+            let bias = bias.as_ref().map(Tensor::row).transpose()?;
+            let (mean, rstd) = (mean.slice_mut()?, rstd.slice_mut()?);
+            ops::layer_norm::forward(y.view_mut::<T>()?, mean, rstd, x.view()?, w.row()?, bias, eps)
+        })
+    })
+}
+
+/// dx, dy, x (.., D), dw, dbias (D) += Σ over rows.
+#[pyfunction]
+#[pyo3(signature = (dx, dw, dbias, dy, x, mean, rstd, w))]
+fn layer_norm_backward(
+    py: Python<'_>,
+    dx: &Any<'_>,
+    dw: &Any<'_>,
+    dbias: Option<&Any<'_>>,
+    dy: &Any<'_>,
+    x: &Any<'_>,
+    mean: &Any<'_>,
+    rstd: &Any<'_>,
+    w: &Any<'_>,
+) -> PyResult<()> {
+    let op = "layer_norm.backward";
+    let read = |name, value| Tensor::read(op, name, value);
+    let (mut dx, mut dw, mut dbias) = (read("dx", dx)?, read("dw", dw)?, Tensor::optional(op, "dbias", dbias)?);
+    let (dy, x, w) = (read("dy", dy)?, read("input", x)?, read("weight", w)?);
+    let (mean, rstd) = (read("mean", mean)?, read("rstd", rstd)?);
+    let inputs = [Some(&dy), Some(&x), Some(&mean), Some(&rstd), Some(&w)];
+    checked(apart(&[&dx, &dw], &inputs))?;
+    if let Some(dbias) = &dbias {
+        checked(apart(&[dbias, &dx, &dw], &inputs))?;
+    }
+    typed!(x, T => {
+        run(py, x.count(), || {
+            let dbias = dbias.as_mut().map(Tensor::row_mut).transpose()?;
+            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.row_mut()?, dy.view()?, x.view()?);
+            ops::layer_norm::backward(dx, dw, dbias, dy, x, mean.slice()?, rstd.slice()?, w.row()?, None)
+        })
+    })
+}
+
+#[pyfunction]
+fn activation_forward(py: Python<'_>, y: &Any<'_>, x: &Any<'_>, kind: &str) -> PyResult<()> {
+    let (op, kind) = ("activation", activation(kind)?);
+    let (mut y, x) = (Tensor::read(op, "y", y)?, Tensor::read(op, "input", x)?);
+    checked(apart(&[&y], &[Some(&x)]))?;
+    typed!(x, T => { run(py, x.count(), || ops::activation::forward(y.view_mut::<T>()?, x.view()?, kind)) })
+}
+
+#[pyfunction]
+fn activation_backward(py: Python<'_>, dx: &Any<'_>, dy: &Any<'_>, x: &Any<'_>, kind: &str) -> PyResult<()> {
+    let kind = activation(kind)?;
+    let read = |name, value| Tensor::read("activation.backward", name, value);
+    let (mut dx, dy, x) = (read("dx", dx)?, read("dy", dy)?, read("input", x)?);
+    checked(apart(&[&dx], &[Some(&dy), Some(&x)]))?;
+    typed!(x, T => {
+        run(py, x.count(), || ops::activation::backward(dx.view_mut::<T>()?, dy.view()?, x.view()?, kind))
+    })
+}
+
+/// h, gate, up of one shape.
+#[pyfunction]
+fn gated_mlp_forward(py: Python<'_>, h: &Any<'_>, gate: &Any<'_>, up: &Any<'_>, kind: &str) -> PyResult<()> {
+    let kind = activation(kind)?;
+    let read = |name, value| Tensor::read("gated_mlp", name, value);
+    let (mut h, gate, up) = (read("h", h)?, read("gate", gate)?, read("up", up)?);
+    checked(apart(&[&h], &[Some(&gate), Some(&up)]))?;
+    typed!(gate, T => {
+        run(py, h.count(), || ops::gated_mlp::forward_apart(h.view_mut::<T>()?, gate.view()?, up.view()?, kind))
+    })
+}
+
+#[pyfunction]
+fn gated_mlp_backward(
+    py: Python<'_>,
+    dgate: &Any<'_>,
+    dup: &Any<'_>,
+    dh: &Any<'_>,
+    gate: &Any<'_>,
+    up: &Any<'_>,
+    kind: &str,
+) -> PyResult<()> {
+    let kind = activation(kind)?;
+    let read = |name, value| Tensor::read("gated_mlp.backward", name, value);
+    let (mut dgate, mut dup, dh) = (read("dgate", dgate)?, read("dup", dup)?, read("dh", dh)?);
+    let (gate, up) = (read("gate", gate)?, read("up", up)?);
+    checked(apart(&[&dgate, &dup], &[Some(&dh), Some(&gate), Some(&up)]))?;
+    typed!(gate, T => {
+        run(py, dh.count(), || {
+            let (dgate, dup, dh) = (dgate.view_mut::<T>()?, dup.view_mut()?, dh.view()?);
+            ops::gated_mlp::backward_apart(dgate, dup, dh, gate.view()?, up.view()?, kind)
+        })
+    })
+}
+
+/// y (.., O), x (.., I), w (O, I), bias (O).
+#[pyfunction]
+#[pyo3(signature = (y, x, w, bias = None))]
+fn linear_forward(py: Python<'_>, y: &Any<'_>, x: &Any<'_>, w: &Any<'_>, bias: Option<&Any<'_>>) -> PyResult<()> {
+    let op = "linear";
+    let read = |name, value| Tensor::read(op, name, value);
+    let (mut y, x, w) = (read("y", y)?, read("input", x)?, read("weight", w)?);
+    let bias = Tensor::optional(op, "bias", bias)?;
+    checked(apart(&[&y], &[Some(&x), Some(&w), bias.as_ref()]))?;
+    typed!(x, T => {
+        run(py, y.count().saturating_mul(x.dims().last().copied().unwrap_or(1)), || {
+            let bias = bias.as_ref().map(Tensor::row).transpose()?;
+            ops::linear::forward(y.view_mut::<T>()?, x.view()?, w.view()?, bias)
+        })
+    })
+}
+
+/// dx (.., I) = dy (.., O) · w.
+#[pyfunction]
+fn linear_backward_input(py: Python<'_>, dx: &Any<'_>, dy: &Any<'_>, w: &Any<'_>) -> PyResult<()> {
+    let read = |name, value| Tensor::read("linear.backward", name, value);
+    let (mut dx, dy, w) = (read("dx", dx)?, read("dy", dy)?, read("weight", w)?);
+    checked(apart(&[&dx], &[Some(&dy), Some(&w)]))?;
+    typed!(dy, T => {
+        let work = dx.count().saturating_mul(dy.dims().last().copied().unwrap_or(1));
+        run(py, work, || ops::linear::backward_input(dx.view_mut::<T>()?, dy.view()?, w.view()?))
+    })
+}
+
+/// dw (O, I) += dyᵀ · x, dbias (O) += column sums of dy.
+#[pyfunction]
+#[pyo3(signature = (dw, dbias, dy, x))]
+fn linear_backward_weight(
+    py: Python<'_>,
+    dw: &Any<'_>,
+    dbias: Option<&Any<'_>>,
+    dy: &Any<'_>,
+    x: &Any<'_>,
+) -> PyResult<()> {
+    let op = "linear.backward";
+    let read = |name, value| Tensor::read(op, name, value);
+    let (mut dw, mut dbias) = (read("dw", dw)?, Tensor::optional(op, "dbias", dbias)?);
+    let (dy, x) = (read("dy", dy)?, read("input", x)?);
+    checked(apart(&[&dw], &[Some(&dy), Some(&x)]))?;
+    if let Some(dbias) = &dbias {
+        checked(apart(&[dbias, &dw], &[Some(&dy), Some(&x)]))?;
+    }
+    typed!(dy, T => {
+        run(py, dy.count().saturating_mul(x.dims().last().copied().unwrap_or(1)), || {
+            let dbias = dbias.as_mut().map(Tensor::row_mut).transpose()?;
+            ops::linear::backward_weight(dw.view_mut()?, dbias, dy.view::<T>()?, x.view()?)
+        })
+    })
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let torch = PyModule::new(m.py(), "torch")?;
+    torch.add("__doc__", "Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface.")?;
+    macro_rules! add {
+        ($($function:ident),* $(,)?) => { $(torch.add_function(wrap_pyfunction!($function, &torch)?)?;)* };
+    }
+    add!(rms_norm_forward, rms_norm_backward, layer_norm_forward, layer_norm_backward);
+    add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward);
+    add!(linear_forward, linear_backward_input, linear_backward_weight);
+    add!(rotary, attention_forward, attention_backward);
+    add!(cross_entropy_forward, cross_entropy_backward);
+    add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
+    add!(adamw_step, sum_of_squares);
+    m.add_submodule(&torch)
+}

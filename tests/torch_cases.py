@@ -1,0 +1,154 @@
+"""The ops of `llmjp_core.torch` beside torch's own computation, with inputs: what the tests of that room share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from parity import randn
+
+import llmjp_core.torch as lct
+
+ours = lct.functional
+Tensor = torch.Tensor
+
+
+def rotate(x_BTAD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As transformers writes it, heads after tokens."""
+    n = cos.shape[-1]
+    x, rest, cos, sin = x_BTAD[..., :n], x_BTAD[..., n:], cos.unsqueeze(2), sin.unsqueeze(2)
+    half = torch.cat((-x[..., n // 2 :], x[..., : n // 2]), -1)
+    return torch.cat((x * cos + half * sin, rest), -1)
+
+
+def table(batch: int, tokens: int, dims: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    angles = torch.arange(tokens)[None, :, None] + torch.arange(batch)[:, None, None]
+    angles = angles * 10_000.0 ** (-torch.arange(0, dims, 2) / dims)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None = None) -> Tensor:
+    """Written out, so that float64 and every dtype take the same way."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = q @ k.mT * scale
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+@dataclass
+class Case:
+    """`ours(*inputs)` against `plain(*inputs)`; `inputs` makes the inputs, all of which have gradients."""
+
+    name: str
+    ours: Callable[..., Tensor]
+    plain: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def inputs(self, dtype: str = "float32") -> list[Tensor]:
+        return [randn(*shape, dtype=dtype, seed=seed) for seed, shape in enumerate(self.shapes, 1)]
+
+    def __str__(self) -> str:
+        return f"{self.name}-{'x'.join(map(str, self.shapes[0]))}"
+
+
+def _rows(function: Callable[..., Tensor], library: Callable[..., Tensor], eps: float) -> tuple[Callable, Callable]:
+    return (
+        lambda x, *weights: function(x, x.shape[-1:], *weights, eps=eps),
+        lambda x, *weights: library(x, x.shape[-1:], *weights, eps=eps),
+    )
+
+
+def _loss_cases() -> list[Case]:
+    cases = []
+    for n, v, options in [
+        (1, 5, {}),
+        (13, 33, {"label_smoothing": 0.1}),
+        (7, 129, {"reduction": "sum"}),
+        (300, 17, {"ignore_index": 3}),
+    ]:
+        target = torch.arange(n) * 7 % v
+        cases.append(
+            Case(
+                f"cross_entropy{options}",
+                lambda x, t=target, o=options: ours.cross_entropy(x, t, **o),
+                lambda x, t=target, o=options: F.cross_entropy(x, t, **o),
+                ((n, v),),
+            )
+        )
+        cases.append(
+            Case(
+                f"linear_cross_entropy{options}",
+                lambda x, w, t=target, o=options: ours.linear_cross_entropy(x, w, t, **o),
+                lambda x, w, t=target, o=options: F.cross_entropy(F.linear(x, w), t, **o),
+                ((n, 16), (v, 16)),
+            )
+        )
+    return cases
+
+
+def _attention_cases() -> list[Case]:
+    cases = []
+    for b, heads, kv_heads, t, d, causal in [
+        (1, 1, 1, 2, 16, True),
+        (2, 4, 2, 37, 16, True),
+        (1, 3, 3, 101, 20, False),
+        (1, 6, 1, 130, 8, True),
+    ]:
+        shapes = ((b, heads, t, d), (b, kv_heads, t, d), (b, kv_heads, t, d))
+        cases.append(
+            Case(
+                f"attention-{'causal' if causal else 'full'}",
+                lambda q, k, v, c=causal: ours.scaled_dot_product_attention(
+                    q, k, v, is_causal=c, scale=0.3, enable_gqa=True
+                ),
+                lambda q, k, v, c=causal: attention(q, k, v, c, 0.3),
+                shapes,
+            )
+        )
+    return cases
+
+
+def _rotary_cases() -> list[Case]:
+    cases = []
+    for shape, dims, batch in [((1, 1, 1, 2), 2, 1), ((2, 5, 3, 10), 4, 1), ((3, 17, 2, 16), 16, 3)]:
+
+        def turn(
+            function: Callable[..., Tensor], x: Tensor, dims: int = dims, batch: int = batch, t: int = shape[1]
+        ) -> Tensor:
+            # The angles are given, rounded to the dtype: they are no part of the op.
+            cos, sin = table(batch, t, dims, torch.float32 if x.dtype == torch.float64 else x.dtype)
+            return function(x, cos.to(x.dtype), sin.to(x.dtype))
+
+        cases.append(Case("rotary", lambda x, f=turn: f(ours.rotary, x), lambda x, f=turn: f(rotate, x), (shape,)))
+    return cases
+
+
+CASES = [
+    *(
+        Case("rms_norm", *_rows(ours.rms_norm, F.rms_norm, 1e-5), ((*n, d), (d,)))
+        for n, d in [((1,), 1), ((3, 5), 129)]
+    ),
+    *(
+        Case("layer_norm", *_rows(ours.layer_norm, F.layer_norm, 1e-5), ((*n, d), (d,), (d,)))
+        for n, d in [((1,), 5), ((3, 5), 129), ((40,), 16)]
+    ),
+    Case("layer_norm-no-bias", *_rows(ours.layer_norm, F.layer_norm, 1e-3), ((7, 33), (33,))),
+    Case("gelu", ours.gelu, F.gelu, ((5, 129),)),
+    Case("gelu-tanh", lambda x: ours.gelu(x, "tanh"), lambda x: F.gelu(x, approximate="tanh"), ((5, 129),)),
+    Case("silu", ours.silu, F.silu, ((1,),)),
+    Case("swiglu", ours.swiglu, lambda g, u: F.silu(g) * u, ((3, 5, 129), (3, 5, 129))),
+    Case("geglu", ours.geglu, lambda g, u: F.gelu(g) * u, ((33,), (33,))),
+    Case("linear", ours.linear, F.linear, ((3, 5, 33), (17, 33), (17,))),
+    Case("linear-no-bias", ours.linear, F.linear, ((1, 5), (3, 5))),
+    *_rotary_cases(),
+    *_attention_cases(),
+    *_loss_cases(),
+]
+# One case of each kind, for what does not depend on the shape.
+ONE_EACH = list({case.name.split("{")[0]: case for case in CASES}.values())
