@@ -1,10 +1,10 @@
-"""Encoding speed on one core beside `sentencepiece` and Hugging Face, in turns in one run.
+"""Encoding, decoding and loading on one core beside `sentencepiece` and Hugging Face, in turns in one run.
 
-    python benches/tokenizer.py MODEL [--text corpus.jsonl] [--megabytes 8] [--rounds 5]
+    python benches/tokenizer.py MODEL... --text corpus.jsonl... [--megabytes 8] [--rounds 5] [--out results/tokenizer]
 
-Prints megabytes per CPU-second, the best of the rounds, and the ratio to sentencepiece; ids are
-compared before anything is timed. Of a `tokenizer.json` the peers are `tokenizers` and, for
-byte-level BPE with GPT-2's words, `tiktoken` where it is installed.
+Megabytes (or million tokens) per CPU-second and the ratio to sentencepiece; ids are compared before
+anything is timed. The texts are cut into groups; of each the best of the rounds counts, so that a
+busy machine disturbs all contenders alike. `--out` writes OUT.json and OUT.md.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import os
 import platform
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece as spm
 
 import llmjp_core as lc
@@ -47,132 +53,173 @@ def wall_seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def race(contenders: dict[str, Callable[[], object]], size: float, rounds: int, base: str) -> None:
-    best = dict.fromkeys(contenders, float("inf"))
+Work = Callable[[Any], object]
+
+
+def race(contenders: dict[str, Work], groups: list[Any], rounds: int) -> dict[str, float]:
+    """CPU seconds for all groups: of each group the best of the rounds."""
+    best = {name: [float("inf")] * len(groups) for name in contenders}
     for _ in range(rounds):
-        for name, work in contenders.items():
-            best[name] = min(best[name], cpu_seconds(work))
-    for name, seconds in best.items():
-        print(f"  {name:<34}{size / seconds:9.1f}   {best[base] / seconds:6.2f} x {base}")
+        for number, group in enumerate(groups):
+            for name, work in contenders.items():
+                best[name][number] = min(best[name][number], cpu_seconds(lambda: work(group)))  # noqa: B023
+    return {name: sum(seconds) for name, seconds in best.items()}
 
 
-GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+def grouped(texts: list[str], size: int = 200_000) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for text in texts:
+        if filled > size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(text)
+        filled += len(text)
+    return groups
 
 
-def tiktoken_of(config: dict[str, Any]) -> Any:
-    """The same tokenizer in tiktoken, or None where it cannot be or tiktoken is not there."""
-    steps = config["pre_tokenizer"] or {}
-    if steps.get("type") != "ByteLevel" or steps["add_prefix_space"] or not steps.get("use_regex", True):
-        return None
-    try:
-        import tiktoken
-    except ImportError:
-        return None
-    own = [*range(33, 127), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in own]
-    letters = {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(rest)}
-    special = {token["content"] for token in config["added_tokens"]}
-    vocab = {token: id for token, id in config["model"]["vocab"].items() if token not in special}
-    ranks = {bytes(letters[letter] for letter in token): id for token, id in vocab.items()}
-    return tiktoken.Encoding("bench", pat_str=GPT2_WORDS, mergeable_ranks=ranks, special_tokens={})
+def preprocess_speed(model: Path, documents: list[str], megabytes: float, rounds: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "text.jsonl"
+        lines = (json.dumps({"text": text}, ensure_ascii=False) for text in documents)
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "llmjp_core", "preprocess", "--input", str(source), "--workers", "1"]
+        best = float("inf")
+        for turn in range(rounds):
+            rest = [
+                "--tokenizer-model",
+                str(model),
+                "--output-prefix",
+                str(Path(folder) / f"out{turn}"),
+                "--append-eod",
+            ]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command + rest, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return megabytes / best
 
 
-def json_race(path: Path, documents: list[str], size: float, rounds: int) -> None:
-    import tokenizers
+def hugging_face(ours: lc.Tokenizer) -> Any:
+    from transformers import AutoTokenizer
 
-    ours, theirs = lc.Tokenizer.from_file(path), tokenizers.Tokenizer.from_file(str(path))
-    tik = tiktoken_of(json.loads(path.read_text(encoding="utf-8")))
+    with tempfile.TemporaryDirectory() as folder:
+        ours.export(folder)
+        return AutoTokenizer.from_pretrained(folder).backend_tokenizer
+
+
+def measure(model: Path, documents: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    ours, ref = lc.Tokenizer.from_file(model), spm.SentencePieceProcessor(model_file=str(model))
+    hf = hugging_face(ours) if args.hf else None
     lines = [line for text in documents for line in text.split("\n") if line]
+    size = sum(len(text.encode()) for text in documents) / 1e6
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, unit: str, values: dict[str, float], base: str = "sentencepiece") -> None:
+        for who, value in values.items():
+            ratio = value / values[base] if base in values else None
+            rows.append({"model": model.name, "what": what, "who": who, "unit": unit, "value": value, "ratio": ratio})
+            print(f"  {what:<12}{who:<28}{value:10.3f} {unit:<8}{'' if ratio is None else f'{ratio:6.2f} x'}")
+
+    print(f"{model.name}: {len(ours)} pieces, {len(documents)} documents, {size:.1f} MB")
     for name, texts in (("documents", documents), ("lines", lines)):
-        part = texts[: max(1, len(texts) // 8)]
-        scale = sum(len(text.encode()) for text in texts) / sum(len(text.encode()) for text in part)
-        want = [theirs.encode(text, add_special_tokens=False).ids for text in part]
-        same = sum(a == b for a, b in zip(ours.encode_batch(part), want, strict=True))
-        print(f"{name}: {same}/{len(part)} with the ids of tokenizers; MB/s of CPU time, one core")
-        contenders: dict[str, Callable[[], object]] = {
-            "tokenizers, an eighth": lambda part=part: [  # type: ignore[misc]
-                theirs.encode(text, add_special_tokens=False).ids for text in part
-            ],
-            "llmjp_core encode": lambda texts=texts: [ours.encode(t) for t in texts],  # type: ignore[misc]
-            "llmjp_core encode_flat": lambda texts=texts: ours.encode_flat(texts, 1),  # type: ignore[misc]
+        wrong = sum(a != b for a, b in zip(ours.encode_batch(texts), ref.encode(texts), strict=True))
+        if wrong:
+            raise SystemExit(f"{model.name}: {wrong} of {len(texts)} {name} have other ids than sentencepiece")
+        contenders: dict[str, Work] = {
+            "sentencepiece": lambda group: [ref.encode(text) for text in group],
+            "sentencepiece, list": ref.encode,
+            "llmjp_core encode": lambda group: [ours.encode(text) for text in group],
+            "llmjp_core encode_flat": lambda group: ours.encode_flat(group, 1),
         }
-        if tik is not None:
-            contenders["tiktoken"] = lambda texts=texts: [tik.encode_ordinary(t) for t in texts]  # type: ignore[misc]
-        best = dict.fromkeys(contenders, float("inf"))
-        for _ in range(rounds):
-            for contender, work in contenders.items():
-                best[contender] = min(best[contender], cpu_seconds(work))
-        best["tokenizers, an eighth"] *= scale
-        for contender, seconds in best.items():
-            print(
-                f"  {contender:<34}{size / seconds:9.1f}   {best['tokenizers, an eighth'] / seconds:6.2f} x tokenizers"
-            )
+        if hf is not None:
+            contenders["Hugging Face"] = lambda group: [hf.encode(text, add_special_tokens=False) for text in group]
+        add(name, "MB/s", {who: size / s for who, s in race(contenders, grouped(texts), args.rounds).items()})
+
+    part = documents[: max(1, len(documents) // 8)]
+    part_size = sum(len(text.encode()) for text in part) / 1e6
+    contenders = {
+        "sentencepiece": lambda group: [ref.encode(text, out_type="proto") for text in group],
+        "llmjp_core": lambda group: [ours.encode_with_offsets(text.encode()) for text in group],
+    }
+    add("offsets", "MB/s", {who: part_size / s for who, s in race(contenders, grouped(part), args.rounds).items()})
+
+    ids = ours.encode_batch(documents)
+    tokens = sum(map(len, ids)) / 1e6
+    arrays = [np.array(i, dtype=np.uint32) for i in ids]
+    pairs = [list(zip(ids[at : at + 50], arrays[at : at + 50], strict=True)) for at in range(0, len(ids), 50)]
+    contenders = {
+        "sentencepiece": lambda group: [ref.decode(plain) for plain, _ in group],
+        "llmjp_core, lists": lambda group: [ours.decode(plain) for plain, _ in group],
+        "llmjp_core, arrays": lambda group: [ours.decode(array) for _, array in group],
+    }
+    add("decode", "Mtok/s", {who: tokens / s for who, s in race(contenders, pairs, args.rounds).items()})
+
+    contenders = {
+        "sentencepiece": lambda _: spm.SentencePieceProcessor(model_file=str(model)),
+        "llmjp_core": lambda _: lc.Tokenizer.from_file(model),
+    }
+    add("load", "s", race(contenders, [None], args.rounds))
+
+    def both(threads: int) -> float:
+        return min(wall_seconds(lambda: ours.encode_flat(documents, threads)) for _ in range(args.rounds))
+
+    one, two = both(1), both(2)
+    add("2 threads", "x one", {"llmjp_core (wall)": one / two})
+    if args.preprocess:
+        add("preprocess", "MB/s", {"llmjp_core": preprocess_speed(model, documents, size, args.rounds)})
+    return rows
+
+
+def write(out: Path, rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    machine = {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "sentencepiece": spm.__version__, "numpy": np.__version__},
+        "texts": [path.name for path in args.text],
+        "rounds": args.rounds,
+    }
+    out.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    lines = [
+        "# Tokenizing beside sentencepiece",
+        "",
+        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, load average {machine['load']:.1f}, "
+        f"sentencepiece {spm.__version__}, Python {platform.python_version()}. CPU seconds of one core, contenders in "
+        "turns, the best of the rounds for each group of texts. Made by `benches/tokenizer.py`.",
+        "",
+        "| model | what | who | value | unit | ratio to sentencepiece |",
+        "|---|---|---|---:|---|---:|",
+    ]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(
+            f"| {row['model']} | {row['what']} | {row['who']} | {row['value']:.3f} | {row['unit']} | {ratio} |"
+        )
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--text", type=Path, required=True, help="JSONL(.xz) with a field `text`")
-    parser.add_argument("--megabytes", type=float, default=8.0)
+    parser.add_argument("model", type=Path, nargs="+")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="JSONL(.xz) with a field `text`")
+    parser.add_argument("--megabytes", type=float, default=8.0, help="of each file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hf", action="store_true", help="also Hugging Face tokenizers, from our export")
+    parser.add_argument("--preprocess", action="store_true", help="also JSON Lines to .bin, in a process of its own")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-
-    if args.model.suffix == ".json":
-        documents = read(args.text, args.megabytes)
-        size = sum(len(text.encode()) for text in documents) / 1e6
-        print(f"{platform.machine()}, Python {platform.python_version()}: {args.model}, {size:.1f} MB")
-        json_race(args.model, documents, size, args.rounds)
-        return
-    ours = lc.Tokenizer.from_file(args.model)
-    load = min(wall_seconds(lambda: lc.Tokenizer.from_file(args.model)) for _ in range(5))
-    ref = spm.SentencePieceProcessor(model_file=str(args.model))
-    documents = read(args.text, args.megabytes)
-    lines = [line for text in documents for line in text.split("\n") if line]
-    size = sum(len(text.encode()) for text in documents) / 1e6
-    print(f"{platform.machine()}, Python {platform.python_version()}, sentencepiece {spm.__version__}")
-    print(f"{args.model.name}: {len(ours)} pieces, loaded in {load:.3f} s; {len(documents)} documents, {size:.1f} MB")
-
-    folder: Any = None
-    hf: Any = None
-    if args.hf:
-        import tempfile
-
-        from transformers import AutoTokenizer
-
-        folder = tempfile.TemporaryDirectory()
-        ours.export(folder.name)
-        hf = AutoTokenizer.from_pretrained(folder.name).backend_tokenizer
-
-    for name, texts in (("documents", documents), ("lines", lines)):
-        same = sum(a == b for a, b in zip(ours.encode_batch(texts), ref.encode(texts), strict=True))
-        print(f"{name}: {same}/{len(texts)} with the ids of sentencepiece; MB/s of CPU time, one core")
-        contenders: dict[str, Callable[[], object]] = {
-            "sentencepiece": lambda texts=texts: [ref.encode(t) for t in texts],  # type: ignore[misc]
-            "sentencepiece, list": lambda texts=texts: ref.encode(texts),  # type: ignore[misc]
-            "llmjp_core encode": lambda texts=texts: [ours.encode(t) for t in texts],  # type: ignore[misc]
-            "llmjp_core encode_batch": lambda texts=texts: ours.encode_batch(texts, 1),  # type: ignore[misc]
-            "llmjp_core encode_flat": lambda texts=texts: ours.encode_flat(texts, 1),  # type: ignore[misc]
-        }
-        if hf is not None:
-            part = texts[: len(texts) // 4]
-            contenders["Hugging Face (first quarter) x 4"] = lambda part=part: [  # type: ignore[misc]
-                hf.encode_batch_fast(part, add_special_tokens=False) for _ in range(4)
-            ]
-        race(contenders, size, args.rounds, "sentencepiece")
-
-    ids = ours.encode_batch(documents)
-    tokens = sum(map(len, ids)) / 1e6
-    print("decode: million tokens/s of CPU time")
-    contenders = {
-        "sentencepiece": lambda: [ref.decode(i) for i in ids],
-        "llmjp_core": lambda: [ours.decode(i) for i in ids],
-    }
-    race(contenders, tokens, args.rounds, "sentencepiece")
-    one, two = (
-        min(wall_seconds(lambda n=n: ours.encode_flat(documents, n)) for _ in range(args.rounds)) for n in (1, 2)
-    )  # type: ignore[misc]
-    print(f"2 threads: {one / two:.2f} x one (wall)")
+    documents = [text for path in args.text for text in read(path, args.megabytes)]
+    rows = [row for model in args.model for row in measure(model, documents, args)]
+    if args.out:
+        write(args.out, rows, args)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ struct Native(Worker);
 
 impl Encode for Native {
     fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        self.0.encode(text.as_bytes(), out);
+        self.0.encode(text, out);
         Ok(())
     }
 }

@@ -47,10 +47,10 @@ impl Text {
         texts.map(|(i, text)| Ok(Self::new(&text?, &format!("texts[{i}]"))?)).collect()
     }
 
-    fn bytes(&self) -> &[u8] {
+    fn get(&self) -> crate::tokenizer::Text<'_> {
         match self {
-            Self::Str(text) => text.as_bytes(),
-            Self::Bytes(bytes) => bytes,
+            Self::Str(text) => crate::tokenizer::Text::Str(text),
+            Self::Bytes(bytes) => crate::tokenizer::Text::Bytes(bytes),
         }
     }
 }
@@ -90,7 +90,7 @@ impl PyTokenizer {
         let threads = num_threads.unwrap_or_else(crate::tokenizer::default_threads);
         let wanted = || Python::attach(|py| py.check_signals().is_err());
         let encoded = py.detach(|| {
-            let slices: Vec<&[u8]> = texts.iter().map(Text::bytes).collect();
+            let slices: Vec<_> = texts.iter().map(Text::get).collect();
             self.inner.encode_batch(&slices, threads, sampling.as_ref(), Interrupt::new(&wanted))
         });
         Ok(encoded.map_err(super::error::PyError::from)?)
@@ -101,9 +101,15 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
         return Ok(array.as_array().to_vec());
     }
-    let wide: Vec<i64> = match ids.extract::<PyReadonlyArray1<'_, i64>>() {
-        Ok(array) => array.as_array().to_vec(),
-        Err(_) => ids.extract()?,
+    if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, u16>>() {
+        return Ok(array.as_array().iter().map(|id| u32::from(*id)).collect());
+    }
+    let wide: Vec<i64> = if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, i64>>() {
+        array.as_array().to_vec()
+    } else if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, i32>>() {
+        array.as_array().iter().map(|id| i64::from(*id)).collect()
+    } else {
+        ids.extract()?
     };
     let narrow = |(place, id): (usize, &i64)| {
         u32::try_from(*id).map_err(|_| Error::UnsupportedInput(format!("id {id} at place {place} is not an id")))
@@ -212,8 +218,8 @@ impl PyTokenizer {
         }
         py.detach(|| {
             self.with_worker(|worker| match &sampling {
-                None => worker.encode(text.bytes(), &mut ids),
-                Some(sampling) => worker.sample(text.bytes(), sampling, 0, &mut ids),
+                None => worker.encode(text.get(), &mut ids),
+                Some(sampling) => worker.sample(text.get(), sampling, 0, &mut ids),
             });
         });
         if add_eos {
@@ -274,7 +280,7 @@ impl PyTokenizer {
     /// The pieces of a text, as strings; `▁` is a space.
     fn encode_as_pieces(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> Result<Vec<String>> {
         let text = Text::new(text, "text")?;
-        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.bytes())));
+        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.get())));
         Ok(tokens.into_iter().map(|token| token.piece).collect())
     }
 
@@ -288,7 +294,7 @@ impl PyTokenizer {
     ) -> Result<Vec<(Option<u32>, String, usize, usize)>> {
         let text = Text::new(text, "text")?;
         let tokens = py.detach(|| {
-            let mut tokens = self.with_worker(|worker| worker.tokens(text.bytes()));
+            let mut tokens = self.with_worker(|worker| worker.tokens(text.get()));
             if let Text::Str(text) = &text {
                 crate::tokenizer::bytes_to_characters(&mut tokens, text);
             }

@@ -6,18 +6,22 @@
 //! character does. States without children continue as their nearest suffix with children, so no
 //! step looks for a child that cannot be there.
 
+use super::codes::Codes;
 use super::trie::Trie;
 use crate::error::{Error, Result};
 
-/// Bits of `Packed`: length in characters, id, and the highest for the unknown piece.
+/// Bits of `Packed`: what the length in characters lacks to the highest, id, and the highest bit
+/// where more matches follow than are always there.
 const LENGTH_BITS: u32 = 8;
-const ID_BITS: u32 = 22;
-const UNKNOWN: u32 = 1 << 31;
+const ID_BITS: u32 = 23;
+const MORE: u32 = 1 << 31;
 pub(super) const MAX_LENGTH: usize = (1 << LENGTH_BITS) - 1;
-const MAX_ID: usize = (1 << ID_BITS) - 1;
+/// The id that stands for the unknown piece.
+const UNKNOWN: u32 = (1 << ID_BITS) - 1;
 
 /// A piece that can end at some character.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(super) struct Match<S> {
     pub(super) score: S,
     pub(super) packed: Packed,
@@ -25,71 +29,135 @@ pub(super) struct Match<S> {
 
 /// Id and length of a match in four bytes: what the best path keeps for each character.
 #[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
 pub(super) struct Packed(u32);
 
 impl Packed {
     pub(super) fn new(id: u32, length: usize) -> Self {
-        Self(length as u32 | id << LENGTH_BITS)
+        Self((MAX_LENGTH - length) as u32 | id << LENGTH_BITS)
     }
 
-    /// The unknown piece: one character, no id.
-    pub(super) const UNKNOWN: Self = Self(1 | UNKNOWN);
+    /// The unknown piece, as it stands in a list of its own: one character, no id.
+    pub(super) const UNKNOWN: Self = Self((MAX_LENGTH - 1) as u32 | UNKNOWN << LENGTH_BITS);
 
     /// In characters.
     #[inline(always)]
     pub(super) fn length(self) -> usize {
-        (self.0 & MAX_LENGTH as u32) as usize
+        (!self.0 & MAX_LENGTH as u32) as usize
     }
 
     #[inline(always)]
     pub(super) fn id(self) -> u32 {
-        self.0 >> LENGTH_BITS & MAX_ID as u32
+        self.0 >> LENGTH_BITS & UNKNOWN
     }
 
     #[inline(always)]
     pub(super) fn is_unknown(self) -> bool {
-        self.0 & UNKNOWN != 0
+        self.id() == UNKNOWN
+    }
+
+    /// On the first match of a list: whether it has more than `ALWAYS`; on a later one, whether
+    /// another follows.
+    #[inline(always)]
+    pub(super) fn has_more(self) -> bool {
+        self.0 & MORE != 0
     }
 }
 
-/// One slot of the double array. A child by `code` of a state with base `b` lies at `b ^ code`
-/// and carries `check == b`: bases are unique, so the base is the state.
+/// One slot of the double array: base (24 bits), label (16), list of matches (24). A child by
+/// `code` of a state with base `b` lies at `b ^ code` and carries the label `code`: bases are
+/// unique, so the base is the state and the label tells whose child it is. The root's base is 0
+/// and it has a child by every code, which stands for the root where no piece begins so.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Node {
-    pub(super) base: u32,
-    pub(super) check: u32,
-    /// The longest proper suffix that has children; 0 is the empty one.
-    pub(super) fail: u32,
-    /// Where the matches of this state stand.
-    pub(super) matches: List,
+pub(super) struct Node(u64);
+
+impl Node {
+    /// Nobody's child: no code is its label.
+    pub(super) const EMPTY: Self = Self::new(ROOT, u16::MAX, List::UNKNOWN);
+    const FIELD: u64 = (1 << 24) - 1;
+
+    pub(super) const fn new(base: u32, label: u16, list: List) -> Self {
+        Self(base as u64 | (label as u64) << 24 | (list.0 as u64) << 40)
+    }
+
+    #[inline(always)]
+    fn base(self) -> u32 {
+        (self.0 & Self::FIELD) as u32
+    }
+
+    #[inline(always)]
+    fn is_child_by(self, code: u16) -> bool {
+        (self.0 >> 24) as u16 == code
+    }
+
+    #[inline(always)]
+    fn list(self) -> List {
+        List((self.0 >> 40) as u32)
+    }
 }
 
-/// A run of the automaton's matches: its start and, in the low byte, its length.
+/// Every list of matches has so many: the match of one character, then the others, longest first,
+/// then ones that never win. Longer lists are rare.
+pub(super) const ALWAYS: usize = 3;
+
+/// Where a run of the automaton's matches starts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct List(u32);
 
-const MAX_MATCHES: usize = 1 << 24;
+/// Bases and lists are below it.
+pub(super) const MAX_PLACES: usize = 1 << 24;
 
 impl List {
     /// The unknown piece alone.
-    pub(super) const UNKNOWN: Self = Self(1);
+    pub(super) const UNKNOWN: Self = Self(0);
 
     #[inline(always)]
-    fn range(self) -> std::ops::Range<usize> {
-        let start = (self.0 >> 8) as usize;
-        start..start + (self.0 & 0xff) as usize
+    pub(super) fn start(self) -> usize {
+        self.0 as usize
     }
 }
 
-/// No state has this base.
-pub(super) const NO_BASE: u32 = u32::MAX;
+/// The base of the root.
+pub(super) const ROOT: u32 = 0;
 
 pub(super) struct Automaton<S> {
-    codes: Codes,
-    /// The state after one character, by its code; 0 where no piece starts with it.
-    starts: Vec<u32>,
+    pub(super) codes: Codes,
     nodes: Vec<Node>,
-    matches: Vec<Match<S>>,
+    /// For each base of a state the base of its longest proper suffix that has children.
+    fails: Vec<u32>,
+    pub(super) matches: Vec<Match<S>>,
+    /// Characters of the longest piece.
+    longest: usize,
+}
+
+/// The score of a piece, in the width that the rule adds it in.
+pub(super) trait Score: Copy {
+    /// For comparing likelihoods where nothing depends on it.
+    fn rough(self) -> f32;
+    /// Less than any sum.
+    const NEVER: Self;
+}
+
+impl Score for f32 {
+    const NEVER: Self = Self::NEG_INFINITY;
+    fn rough(self) -> f32 {
+        self
+    }
+}
+
+/// Where only the pieces are asked for.
+impl Score for () {
+    const NEVER: Self = ();
+    fn rough(self) -> f32 {
+        0.0
+    }
+}
+
+impl Score for f64 {
+    const NEVER: Self = Self::NEG_INFINITY;
+    fn rough(self) -> f32 {
+        self as f32
+    }
 }
 
 /// A piece as the automaton takes it.
@@ -99,55 +167,107 @@ pub(super) struct Entry<'a, S> {
     pub(super) score: S,
 }
 
-/// Where reading stands: what is needed of the current node.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct State {
-    base: u32,
-    fail: u32,
-}
+/// Texts are read at this many places at once: a step waits for memory, and the steps of one place
+/// wait for each other.
+const LANES: usize = 4;
 
-impl<S: Copy> Automaton<S> {
+impl<S: Score> Automaton<S> {
     /// # Errors
     /// `Tokenizer` where ids or lengths are beyond what four bytes hold.
     pub(super) fn new(entries: &[Entry<'_, S>], unknown_score: S) -> Result<Self> {
         check(entries)?;
         let codes = Codes::new(entries.iter().map(|e| e.text))?;
         let trie = Trie::new(entries.iter().map(|e| codes.of(e.text)).collect());
-        let (matches, lists) = lists(&trie, entries, unknown_score)?;
-        let (nodes, places) = super::double_array::place(&trie, codes.count(), &lists);
-        let mut starts = vec![0; codes.count()];
-        for child in trie.children(0) {
-            starts[usize::from(trie.code(child))] = places[child];
+        let (matches, lists) = lists(&trie, entries, unknown_score);
+        let (nodes, fails) = super::double_array::place(&trie, codes.count(), &lists);
+        if nodes.len().max(matches.len()) > MAX_PLACES {
+            let text = "the pieces are too many and too long: their suffixes give more than 2^24 matches";
+            return Err(Error::Tokenizer(text.to_owned()));
         }
-        Ok(Self { codes, starts, nodes, matches })
+        let longest = (0..trie.len()).map(|node| trie.depth(node)).max().unwrap_or(0).max(1);
+        Ok(Self { codes, nodes, fails, matches, longest })
     }
 
-    pub(super) fn root() -> State {
-        State { base: NO_BASE, fail: 0 }
-    }
-
-    /// Reads one character; gives the state after it and the matches that end at it.
-    #[inline(always)]
-    pub(super) fn step(&self, state: State, character: char) -> (State, &[Match<S>]) {
-        let code = self.codes.get(character);
-        let node = if code == 0 { 0 } else { self.longest_from(state, code) };
-        let node = &self.nodes[node as usize];
-        (State { base: node.base, fail: node.fail }, &self.matches[node.matches.range()])
-    }
-
-    /// The child by `code` of the longest suffix that has one, the empty suffix included.
-    #[inline(always)]
-    fn longest_from(&self, mut state: State, code: u32) -> u32 {
-        while state.base != NO_BASE {
-            let child = state.base ^ code;
-            if self.nodes[child as usize].check == state.base {
-                return child;
+    /// Reads `codes` on from `state` and gives for each the matches that end at it.
+    ///
+    /// A state depends on no more characters than the longest piece has, so several places are
+    /// read side by side, each from as many characters before it.
+    pub(super) fn scan(&self, state: &mut u32, codes: &[u16], lists: &mut [List]) {
+        assert_eq!(codes.len(), lists.len());
+        let length = codes.len() / LANES;
+        let mut lanes = [Lane { at: 0, base: *state }; LANES];
+        // A lane writes its first lists, which want characters before it, well before the
+        // neighbour comes to write them right.
+        if length >= 4 * self.longest {
+            for lane in 1..LANES {
+                lanes[lane] = Lane { at: lane * length - self.longest, base: ROOT };
             }
-            let fail = &self.nodes[state.fail as usize];
-            state = State { base: fail.base, fail: fail.fail };
+            let ends: [usize; LANES] =
+                std::array::from_fn(|k| if k + 1 < LANES { (k + 1) * length } else { codes.len() });
+            loop {
+                let steps = (0..LANES).map(|k| ends[k] - lanes[k].at).min().unwrap_or(0);
+                if steps < 4 {
+                    break;
+                }
+                for _ in 0..steps {
+                    for lane in &mut lanes {
+                        self.advance(lane, codes, lists);
+                    }
+                }
+            }
+            for k in 0..LANES {
+                while lanes[k].at < ends[k] {
+                    self.advance(&mut lanes[k], codes, lists);
+                }
+            }
+            *state = lanes[LANES - 1].base;
+        } else {
+            let lane = &mut lanes[0];
+            while lane.at < codes.len() {
+                self.advance(lane, codes, lists);
+            }
+            *state = lane.base;
         }
-        self.starts[code as usize]
     }
+
+    /// Reads one character from `state` on (at first `ROOT`) and gives the matches that end at it,
+    /// longest first.
+    pub(super) fn step(&self, state: &mut u32, character: char) -> impl Iterator<Item = &Match<S>> {
+        let mut lists = [List::UNKNOWN];
+        self.scan(state, &[self.codes.get(character) as u16], &mut lists);
+        let matches = longest_first(&self.matches[lists[0].start()..]);
+        matches.filter(|found| found.packed.length() == 1 || !found.packed.is_unknown())
+    }
+
+    /// Reads a character, or falls back to a suffix without reading; never branches.
+    #[inline(always)]
+    fn advance(&self, lane: &mut Lane, codes: &[u16], lists: &mut [List]) {
+        let code = codes[lane.at];
+        let child = self.nodes[(lane.base ^ u32::from(code)) as usize];
+        let fail = self.fails[lane.base as usize];
+        lists[lane.at] = child.list();
+        let found = child.is_child_by(code);
+        lane.base = std::hint::select_unpredictable(found, child.base(), fail);
+        lane.at += usize::from(found);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Lane {
+    at: usize,
+    base: u32,
+}
+
+/// The matches of the list that `matches` begins with; the one of one character comes last.
+pub(super) fn longest_first<S>(matches: &[Match<S>]) -> impl Iterator<Item = &Match<S>> {
+    let mut length = ALWAYS;
+    if matches[0].packed.has_more() {
+        while matches[length].packed.has_more() {
+            length += 1;
+        }
+        length += 1;
+    }
+    matches[1..length].iter().chain(&matches[..1])
 }
 
 fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
@@ -157,96 +277,50 @@ fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
             let text = format!("piece {} has {length} characters; up to {MAX_LENGTH} are supported", entry.id);
             return Err(Error::Tokenizer(text));
         }
-        if entry.id as usize > MAX_ID {
-            return Err(Error::Tokenizer(format!("ids above {MAX_ID} are not supported, the model has {}", entry.id)));
+        if entry.id >= UNKNOWN {
+            return Err(Error::Tokenizer(format!(
+                "ids from {UNKNOWN} on are not supported, the model has {}",
+                entry.id
+            )));
         }
     }
     Ok(())
 }
 
-/// The matches of every trie node, longest first, and where each node's list starts. A node at
-/// which no piece ends shares the list of its longest proper suffix.
-fn lists<S: Copy>(trie: &Trie, entries: &[Entry<'_, S>], unknown_score: S) -> Result<(Vec<Match<S>>, Vec<List>)> {
-    let mut matches = vec![Match { score: unknown_score, packed: Packed::UNKNOWN }];
+/// The matches of every trie node and where each node's list starts: first the match of one
+/// character (there always is one), then the others, longest first. A node at which no piece ends shares the list of its longest proper suffix. Lists of likely pieces stand
+/// together, so that they stay near.
+fn lists<S: Score>(trie: &Trie, entries: &[Entry<'_, S>], unknown_score: S) -> (Vec<Match<S>>, Vec<List>) {
+    // As if of two characters, so that nobody waits for the character just before.
+    let never = Match { score: S::NEVER, packed: Packed::new(UNKNOWN, 2) };
+    let mut matches = vec![Match { score: unknown_score, packed: Packed::UNKNOWN }, never, never];
     let mut lists = vec![List::UNKNOWN; trie.len()];
+    let entry = |node| trie.entry(node).map(|entry| &entries[entry]);
+    let mut order: Vec<(f32, u32)> =
+        (1..trie.len()).filter_map(|node| Some((entry(node)?.score.rough(), node as u32))).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, node) in order {
+        let (start, mut at) = (matches.len(), node as usize);
+        matches.push(matches[0]);
+        while at != 0 {
+            if let Some(entry) = entry(at) {
+                let found = Match { score: entry.score, packed: Packed::new(entry.id, trie.depth(at)) };
+                if found.packed.length() == 1 { matches[start] = found } else { matches.push(found) }
+            }
+            at = trie.fail(at);
+        }
+        let end = matches.len();
+        if end > start + ALWAYS {
+            matches[start].packed.0 |= MORE;
+            matches[start + ALWAYS..end - 1].iter_mut().for_each(|found| found.packed.0 |= MORE);
+        }
+        matches.resize(end.max(start + ALWAYS), never);
+        lists[node as usize] = List(start as u32);
+    }
     for node in 1..trie.len() {
-        let suffix = lists[trie.fail(node)];
-        let Some(entry) = trie.entry(node) else {
-            lists[node] = suffix;
-            continue;
-        };
-        let (start, depth, entry) = (matches.len(), trie.depth(node), &entries[entry]);
-        matches.push(Match { score: entry.score, packed: Packed::new(entry.id, depth) });
-        if depth > 1 {
-            matches.extend_from_within(suffix.range());
-        }
-        // Lengths differ within a list, so it has at most `MAX_LENGTH` of them.
-        lists[node] = List((start as u32) << 8 | (matches.len() - start) as u32);
-        if matches.len() > MAX_MATCHES {
-            let text = "the pieces are too many and too long: their suffixes give more than 2^24 matches";
-            return Err(Error::Tokenizer(text.to_owned()));
+        if entry(node).is_none() {
+            lists[node] = lists[trie.fail(node)];
         }
     }
-    Ok((matches, lists))
-}
-
-/// Characters to dense codes; frequent characters get small ones. 0: in no piece.
-pub(super) struct Codes {
-    /// The basic plane by character, the others in pages of 256 behind it.
-    table: Vec<u16>,
-    pages: Vec<u32>,
-    count: usize,
-}
-
-const PLANE: usize = 1 << 16;
-
-impl Codes {
-    fn new<'a>(pieces: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let mut counts = vec![0u32; char::MAX as usize + 1];
-        pieces.flat_map(str::chars).for_each(|c| counts[c as usize] += 1);
-        let used = ('\0'..=char::MAX).filter(|c| counts[*c as usize] > 0);
-        let mut order: Vec<char> = used.collect();
-        order.sort_by_key(|c| std::cmp::Reverse(counts[*c as usize]));
-        if order.len() >= PLANE {
-            let text = format!("pieces with {} different characters; fewer than {PLANE} are supported", order.len());
-            return Err(Error::Tokenizer(text));
-        }
-        // Page 0 behind the plane stays empty: characters of other planes that are in no piece.
-        let mut codes = Self { table: vec![0; PLANE + 256], pages: vec![PLANE as u32; 0x1100], count: order.len() + 1 };
-        for (rank, character) in order.iter().enumerate() {
-            codes.set(*character, rank as u16 + 1);
-        }
-        Ok(codes)
-    }
-
-    fn set(&mut self, character: char, code: u16) {
-        let at = character as usize;
-        if at < PLANE {
-            self.table[at] = code;
-            return;
-        }
-        if self.pages[at >> 8] == PLANE as u32 {
-            self.pages[at >> 8] = self.table.len() as u32;
-            self.table.resize(self.table.len() + 256, 0);
-        }
-        self.table[self.pages[at >> 8] as usize + (at & 255)] = code;
-    }
-
-    #[inline(always)]
-    pub(super) fn get(&self, character: char) -> u32 {
-        let at = character as usize;
-        if at < PLANE { u32::from(self.table[at]) } else { self.get_above(at) }
-    }
-
-    fn get_above(&self, at: usize) -> u32 {
-        u32::from(self.table[self.pages[at >> 8] as usize + (at & 255)])
-    }
-
-    fn of(&self, piece: &str) -> Box<[u16]> {
-        piece.chars().map(|c| self.get(c) as u16).collect()
-    }
-
-    fn count(&self) -> usize {
-        self.count
-    }
+    (matches, lists)
 }

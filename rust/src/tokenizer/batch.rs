@@ -7,6 +7,7 @@ use std::thread;
 
 use super::sample::Sampling;
 use super::tokenizer::Tokenizer;
+use super::worker::Text;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -36,7 +37,7 @@ impl Tokenizer {
     /// `Interrupted`; `Internal` when a thread could not be started; as `check_sampling`.
     pub fn encode_batch(
         &self,
-        texts: &[&[u8]],
+        texts: &[Text<'_>],
         threads: usize,
         sampling: Option<&Sampling>,
         interrupt: Interrupt<'_>,
@@ -54,7 +55,7 @@ impl Tokenizer {
 
     fn one_by_one(
         &self,
-        texts: &[&[u8]],
+        texts: &[Text<'_>],
         runs: &[(usize, usize)],
         sampling: Option<&Sampling>,
         interrupt: Interrupt<'_>,
@@ -70,7 +71,7 @@ impl Tokenizer {
     /// The calling thread waits and asks whether to stop, since only it may talk to Python.
     fn with_threads(
         &self,
-        texts: &[&[u8]],
+        texts: &[Text<'_>],
         runs: &[(usize, usize)],
         threads: usize,
         sampling: Option<&Sampling>,
@@ -106,10 +107,10 @@ impl Tokenizer {
     }
 }
 
-fn runs(texts: &[&[u8]]) -> Vec<(usize, usize)> {
+fn runs(texts: &[Text<'_>]) -> Vec<(usize, usize)> {
     let (mut runs, mut from, mut bytes) = (Vec::new(), 0, 0);
     for (at, text) in texts.iter().enumerate() {
-        bytes += text.len() + 32;
+        bytes += text.bytes().len() + 32;
         if bytes >= RUN_BYTES {
             runs.push((from, at + 1));
             (from, bytes) = (at + 1, 0);
@@ -123,17 +124,19 @@ fn runs(texts: &[&[u8]]) -> Vec<(usize, usize)> {
 
 fn encode_run(
     worker: &mut super::Worker,
-    texts: &[&[u8]],
+    texts: &[Text<'_>],
     numbers: Range<usize>,
     sampling: Option<&Sampling>,
 ) -> Batch {
     let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(numbers.len()) };
+    let Batch { ids, offsets } = &mut batch;
+    let Some(sampling) = sampling else {
+        worker.encode_all(texts[numbers].iter().copied(), ids, |end| offsets.push(end));
+        return batch;
+    };
     for number in numbers {
-        match sampling {
-            None => worker.encode(texts[number], &mut batch.ids),
-            Some(sampling) => worker.sample(texts[number], sampling, number as u64, &mut batch.ids),
-        }
-        batch.offsets.push(batch.ids.len());
+        worker.sample(texts[number], sampling, number as u64, ids);
+        offsets.push(ids.len());
     }
     batch
 }

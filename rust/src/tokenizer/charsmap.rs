@@ -17,6 +17,17 @@ pub(super) struct Charsmap {
     inert: Vec<u64>,
 }
 
+/// What a character may do to the text, by the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// No rule begins with it.
+    Inert,
+    /// Rules begin with it, but only together with what follows.
+    Starts,
+    /// It is a rule by itself.
+    Changes,
+}
+
 fn offset(unit: u32) -> usize {
     ((unit >> 10) << ((unit & 1 << 9) >> 6)) as usize
 }
@@ -52,27 +63,54 @@ impl Charsmap {
         map.check()?;
         let characters = (0..PLANE as u32).filter_map(char::from_u32);
         for character in characters {
-            let inert = u64::from(!map.begins_rule(character));
+            let inert = u64::from(map.role(character) == Role::Inert);
             map.inert[character as usize / 64] |= inert << (character as usize % 64);
         }
         Ok(map)
     }
 
-    /// Whether a rule may begin with `character`: its bytes are a way into the array, or pass a leaf.
-    fn begins_rule(&self, character: char) -> bool {
+    pub(super) fn role(&self, character: char) -> Role {
         let mut node = offset(self.units[0]);
         for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-            node ^= usize::from(byte);
-            let unit = self.units[node];
-            if label(unit) != u32::from(byte) {
-                return false;
+            let Some(next) = self.child(node, byte) else { return Role::Inert };
+            if has_leaf(self.units[node ^ usize::from(byte)]) {
+                return Role::Changes;
             }
-            if has_leaf(unit) {
-                return true;
-            }
-            node ^= offset(unit);
+            node = next;
         }
-        true
+        Role::Starts
+    }
+
+    /// Where the children of the child by `byte` are; `None` without such a child.
+    fn child(&self, node: usize, byte: u8) -> Option<usize> {
+        let at = node ^ usize::from(byte);
+        let unit = self.units[at];
+        (label(unit) == u32::from(byte)).then(|| at ^ offset(unit))
+    }
+
+    /// Calls `each` with the characters that may follow `character`, which starts rules, in one.
+    pub(super) fn seconds(&self, character: char, each: &mut impl FnMut(char)) {
+        let mut node = offset(self.units[0]);
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            let Some(next) = self.child(node, byte) else { return };
+            node = next;
+        }
+        self.first_characters(node, &mut Vec::with_capacity(4), each);
+    }
+
+    fn first_characters(&self, node: usize, bytes: &mut Vec<u8>, each: &mut impl FnMut(char)) {
+        // No label is 0: that byte ends a rule. Continuation bytes follow a lead byte.
+        let range = if bytes.is_empty() { 1..=0xf4 } else { 0x80..=0xbf };
+        for byte in range {
+            let Some(next) = self.child(node, byte) else { continue };
+            bytes.push(byte);
+            match super::utf8::first_char(bytes) {
+                Some((character, _)) => each(character),
+                None if bytes.len() < 4 => self.first_characters(next, bytes, each),
+                None => {}
+            }
+            bytes.pop();
+        }
     }
 
     /// Whether no rule begins with `character`; a no may be wrong.

@@ -2,9 +2,13 @@
 
 use super::model_file::Kind;
 use super::normalizer::SPACE_SYMBOL;
+use super::surfaces::Surfaces;
 use super::tokenizer::Inner;
 use super::utf8::push_lossy;
 use crate::error::{Error, Result};
+
+/// Ids that are looked at together.
+const RUN: usize = 256;
 
 /// Text under construction, with the byte pieces that wait for their character's other bytes.
 struct Writer<'a> {
@@ -18,12 +22,22 @@ struct Writer<'a> {
 /// # Errors
 /// `UnsupportedInput` naming the place of an id outside the vocabulary.
 pub(super) fn decode(model: &Inner, ids: &[u32]) -> Result<String> {
-    let mut writer = Writer { model, text: String::new(), bytes: Vec::new(), at_start: true };
-    for (place, &id) in ids.iter().enumerate() {
+    let mut writer = Writer { model, text: String::with_capacity(ids.len() * 5), bytes: Vec::new(), at_start: true };
+    let surfaces = model.surfaces.get_or_init(|| Surfaces::new(&model.vocab));
+    let mut place = 0;
+    while let Some(&id) = ids.get(place) {
+        if writer.bytes.is_empty() && !writer.text.is_empty() {
+            let done = surfaces.push(&ids[place..ids.len().min(place + RUN)], &mut writer.text);
+            if done > 0 {
+                place += done;
+                continue;
+            }
+        }
         match model.vocab.byte(id) {
             Some(byte) => writer.bytes.push(byte),
             None => writer.piece(id, place)?,
         }
+        place += 1;
     }
     writer.flush();
     Ok(model.denormalize(writer.text))

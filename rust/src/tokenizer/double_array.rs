@@ -1,20 +1,20 @@
 //! Trie nodes into double-array slots.
 
-use super::automaton::{List, NO_BASE, Node};
+use super::automaton::{List, Node, ROOT};
 use super::trie::Trie;
 
 /// After this many failed places the slots before are given up.
 const TRIES: usize = 32;
 
-/// Places every node of `trie`; gives the slots and the slot of each trie node (0 for the root).
+/// No state has this base.
+const NO_BASE: u32 = u32::MAX;
+
+/// Places every node of `trie`; gives the slots, and for each base that of the longest proper
+/// suffix with children.
 pub(super) fn place(trie: &Trie, codes: usize, lists: &[List]) -> (Vec<Node>, Vec<u32>) {
     let mut placer = Placer::new(codes);
-    let mut places = vec![0u32; trie.len()];
     let mut bases = vec![NO_BASE; trie.len()];
-    // The root needs no base: the state after one character is looked up by its code.
-    for child in trie.children(0) {
-        places[child] = placer.take_any();
-    }
+    bases[0] = ROOT;
     let mut order: Vec<u32> = (1..trie.len() as u32).filter(|n| !trie.children(*n as usize).is_empty()).collect();
     // The widest first, while there is room; nodes with one child fit anywhere.
     order.sort_by_key(|n| std::cmp::Reverse(trie.children(*n as usize).len()));
@@ -22,40 +22,36 @@ pub(super) fn place(trie: &Trie, codes: usize, lists: &[List]) -> (Vec<Node>, Ve
     for node in order {
         child_codes.clear();
         child_codes.extend(trie.children(node as usize).map(|c| u32::from(trie.code(c))));
-        let base = placer.find_base(&child_codes);
-        bases[node as usize] = base;
-        for child in trie.children(node as usize) {
-            places[child] = base ^ u32::from(trie.code(child));
-        }
+        bases[node as usize] = placer.find_base(&child_codes);
     }
-    (fill(trie, lists, &places, &bases, placer.len()), places)
+    fill(trie, lists, &bases, codes, placer.len())
 }
 
-fn fill(trie: &Trie, lists: &[List], places: &[u32], bases: &[u32], slots: usize) -> Vec<Node> {
-    let empty = Node { base: NO_BASE, check: NO_BASE, fail: 0, matches: List::UNKNOWN };
-    let mut nodes = vec![empty; slots];
-    // A parent stands before its children, and a suffix before what it is a suffix of.
-    let mut alive = vec![0u32; trie.len()];
-    for node in 1..trie.len() {
-        let fail = trie.fail(node);
-        let inner_fail = alive[fail];
-        alive[node] = if bases[node] == NO_BASE { inner_fail } else { node as u32 };
-        let acts_as = alive[node] as usize;
-        let fail_of = alive[trie.fail(acts_as)] as usize;
-        let slot = &mut nodes[places[node] as usize];
-        slot.base = bases[acts_as];
-        slot.fail = if acts_as == 0 { 0 } else { places[fail_of] };
-        slot.matches = lists[node];
+fn fill(trie: &Trie, lists: &[List], bases: &[u32], codes: usize, slots: usize) -> (Vec<Node>, Vec<u32>) {
+    let (mut nodes, mut fails) = (vec![Node::EMPTY; slots], vec![ROOT; slots]);
+    for code in 0..codes {
+        nodes[code] = Node::new(ROOT, code as u16, List::UNKNOWN);
     }
+    // The node whose base each node has: itself, or its longest suffix with children. A suffix
+    // stands before what it is a suffix of.
+    let mut acts_as = vec![0u32; trie.len()];
     for node in 1..trie.len() {
+        acts_as[node] = if bases[node] == NO_BASE { acts_as[trie.fail(node)] } else { node as u32 };
+    }
+    let base_of = |node: usize| bases[acts_as[node] as usize];
+    for node in 0..trie.len() {
         for child in trie.children(node) {
-            nodes[places[child] as usize].check = bases[node];
+            let label = trie.code(child);
+            nodes[(bases[node] ^ u32::from(label)) as usize] = Node::new(base_of(child), label, lists[child]);
+        }
+        if bases[node] != NO_BASE {
+            fails[bases[node] as usize] = base_of(trie.fail(node));
         }
     }
-    nodes
+    (nodes, fails)
 }
 
-/// Which slots and bases are taken. Slot 0 is the root's.
+/// Which slots and bases are taken. The root's children have the slots of their codes.
 struct Placer {
     /// Slots come in blocks of a power of two that holds every code, so that `base ^ code` stays
     /// inside the array for any code.
@@ -73,7 +69,8 @@ impl Placer {
         let block = codes.next_power_of_two().max(256);
         let mut placer = Self { block, taken: Vec::new(), used_bases: Vec::new(), first_free: 0, from: 0 };
         placer.grow();
-        placer.taken[0] = true;
+        placer.taken[..codes].fill(true);
+        placer.used_bases[ROOT as usize] = true;
         placer
     }
 
@@ -85,13 +82,6 @@ impl Placer {
         let len = self.len() + self.block;
         self.taken.resize(len, false);
         self.used_bases.resize(len, false);
-    }
-
-    fn take_any(&mut self) -> u32 {
-        let slot = self.next_free(self.first_free);
-        self.first_free = slot;
-        self.taken[slot] = true;
-        slot as u32
     }
 
     fn next_free(&mut self, from: usize) -> usize {

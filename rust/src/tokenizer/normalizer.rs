@@ -10,12 +10,12 @@ use crate::error::Result;
 pub(super) const SPACE_SYMBOL: &str = "\u{2581}";
 
 pub(super) struct Normalizer {
-    charsmap: Option<Charsmap>,
-    symbols: Symbols,
+    pub(super) charsmap: Option<Charsmap>,
+    pub(super) symbols: Symbols,
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,
-    whitespace_as_suffix: bool,
-    space: &'static str,
+    pub(super) whitespace_as_suffix: bool,
+    pub(super) space: &'static str,
 }
 
 /// Normalised text, with the byte of the input that each of its bytes comes from, if asked for.
@@ -54,12 +54,10 @@ impl Normalizer {
         })
     }
 
-    /// Whether valid text only gets its spaces replaced and perhaps one in front.
-    pub(super) fn is_plain(&self) -> bool {
-        self.charsmap.is_none()
-            && !self.remove_extra_whitespaces
-            && self.space == SPACE_SYMBOL
-            && !(self.whitespace_as_suffix && self.add_dummy_prefix)
+    /// What a space becomes.
+    #[inline(always)]
+    pub(super) fn space_symbol(&self) -> char {
+        if self.space == SPACE_SYMBOL { '\u{2581}' } else { ' ' }
     }
 
     pub(super) fn adds_dummy_prefix(&self) -> bool {
@@ -71,7 +69,7 @@ impl Normalizer {
     }
 
     /// What the input begins with, normalised, and how many bytes of it that takes.
-    fn prefix<'a>(&'a self, input: &'a [u8]) -> (&'a str, usize) {
+    pub(super) fn prefix<'a>(&'a self, input: &'a [u8]) -> (&'a str, usize) {
         if let Some(length) = self.symbols.longest(input)
             && let Ok(symbol) = std::str::from_utf8(&input[..length])
         {
@@ -130,7 +128,7 @@ impl Normalizer {
     }
 
     /// Bytes of the input's beginning that normalise to spaces one by one.
-    fn leading_spaces(&self, input: &[u8]) -> usize {
+    pub(super) fn leading_spaces(&self, input: &[u8]) -> usize {
         let mut at = 0;
         while self.remove_extra_whitespaces && at < input.len() {
             let (text, length) = self.prefix(&input[at..]);

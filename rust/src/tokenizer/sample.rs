@@ -5,11 +5,11 @@
 //! left out with probability alpha, for good (BPE dropout). A text's draw depends on the seed and
 //! its number in the batch alone.
 
-use super::automaton::{Automaton, Match, Packed};
+use super::automaton::{Automaton, Match, Packed, ROOT, Score};
 use super::sample_bpe::Dropout;
 use super::tokenizer::{Engine, Tokenizer};
 use super::unigram::Step;
-use super::worker::{Emitter, Worker};
+use super::worker::{Emitter, Text, Worker};
 use crate::error::{Error, Result};
 
 /// As in the reference.
@@ -93,10 +93,10 @@ impl Tokenizer {
 impl Worker {
     /// Appends the ids of a segmentation of `text`, the `number`th of its batch, drawn as
     /// `sampling` says, which `check_sampling` has let pass.
-    pub fn sample(&mut self, text: &[u8], sampling: &Sampling, number: u64, out: &mut Vec<u32>) {
+    pub fn sample<'t>(&mut self, text: impl Into<Text<'t>>, sampling: &Sampling, number: u64, out: &mut Vec<u32>) {
         let mut random = Random::new(sampling.seed, number);
         let model = &self.model;
-        model.normalizer.normalize(text, &mut self.normalized);
+        model.normalizer.normalize(text.into().bytes(), &mut self.normalized);
         let text = &self.normalized.text;
         let steps = match &model.engine {
             Engine::Current(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
@@ -124,18 +124,17 @@ struct Edge {
 }
 
 impl Lattice {
-    fn new<S: Copy + Into<f64>>(automaton: &Automaton<S>, text: &str) -> Self {
+    fn new<S: Score + Into<f64>>(automaton: &Automaton<S>, text: &str) -> Self {
         let mut lattice = Self { characters: text.chars().collect(), edges: Vec::new(), ends: vec![0] };
-        let mut state = Automaton::<S>::root();
+        let mut state = ROOT;
         for (at, character) in text.chars().enumerate() {
-            let (next, matches) = automaton.step(state, character);
-            state = next;
+            let matches = automaton.step(&mut state, character);
             let edge = |found: &Match<S>| Edge {
                 start: at + 1 - found.packed.length(),
                 score: found.score.into(),
                 packed: found.packed,
             };
-            lattice.edges.extend(matches.iter().map(edge));
+            lattice.edges.extend(matches.map(edge));
             lattice.ends.push(lattice.edges.len());
         }
         lattice

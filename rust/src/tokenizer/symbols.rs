@@ -21,6 +21,11 @@ impl Symbols {
         self.first_bytes.get(usize::from(byte)) == Some(&true)
     }
 
+    /// The first character of each symbol.
+    pub(super) fn first_characters(&self) -> impl Iterator<Item = char> {
+        self.sorted.iter().filter_map(|symbol| super::utf8::first_char(symbol).map(|(character, _)| character))
+    }
+
     /// Bytes of the longest symbol that `input` begins with.
     pub(super) fn longest(&self, input: &[u8]) -> Option<usize> {
         if !self.may_start(*input.first()?) {

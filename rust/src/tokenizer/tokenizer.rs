@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
@@ -12,6 +12,8 @@ use super::compat::Compat;
 use super::hf::{self, SpecialTokens};
 use super::model_file::{Kind, ModelFile, ModelType};
 use super::normalizer::{Normalized, Normalizer};
+use super::reader::Alphabet;
+use super::surfaces::Surfaces;
 use super::symbols::Symbols;
 use super::vocab::Vocab;
 use super::worker::Worker;
@@ -32,9 +34,13 @@ pub(super) struct Inner {
     pub(super) normalizer: Normalizer,
     denormalizer: Option<Normalizer>,
     pub(super) engine: Engine,
+    /// For unigram models.
+    pub(super) alphabet: Alphabet,
     pub(super) unk_surface: String,
     compat: Compat,
     normalizer_name: String,
+    /// Made when something is first decoded.
+    pub(super) surfaces: OnceLock<Surfaces>,
     fingerprint: String,
     model: Vec<u8>,
     lowest_score: f32,
@@ -106,6 +112,8 @@ impl Tokenizer {
         let mut vocab = Vocab::new(&file)?;
         vocab.set_specials(reading.specials);
         let inner = Inner {
+            alphabet: Alphabet::default(),
+            surfaces: OnceLock::new(),
             vocab,
             normalizer: Normalizer::new(&file.normalizer, Symbols::default(), false)?,
             denormalizer: None,
@@ -141,7 +149,13 @@ impl Tokenizer {
         };
         let (unk_surface, normalizer_name) = (file.unk_surface.to_owned(), file.normalizer.name.to_owned());
         let lowest_score = lowest_score(&file);
+        let alphabet = match &engine {
+            Engine::Current(automaton) => Alphabet::new(&automaton.codes, &normalizer),
+            Engine::Classic(automaton) | Engine::HuggingFace(automaton) => Alphabet::new(&automaton.codes, &normalizer),
+            Engine::Bpe(_) | Engine::Json(..) => Alphabet::default(),
+        };
         let inner = Inner {
+            alphabet,
             vocab,
             normalizer,
             denormalizer,
@@ -149,6 +163,7 @@ impl Tokenizer {
             unk_surface,
             compat,
             normalizer_name,
+            surfaces: OnceLock::new(),
             fingerprint: fingerprint(&bytes),
             lowest_score,
             model: bytes,

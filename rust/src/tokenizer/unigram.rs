@@ -4,12 +4,15 @@
 //! The rules of rounding, ties and resets are those of a named version of a named library
 //! (`Rule`), never "equal up to rounding"; cutting a text in two would change ids.
 
-use super::automaton::{Automaton, MAX_LENGTH, Match, Packed};
+use std::hint::select_unpredictable;
+
+use super::automaton::{ALWAYS, Automaton, List, MAX_LENGTH, Match, Packed, ROOT, Score, longest_first};
+use super::codes::Codes;
 
 /// How scores add up and what replaces what.
-pub(super) trait Rule {
+pub(super) trait Rule: Sized {
     /// The score of a piece.
-    type Score: Copy;
+    type Score: Score;
     /// The best score of a path that ends at a character, as it is kept.
     type Sum: Copy + Default;
     /// A sum before it is kept.
@@ -106,18 +109,24 @@ impl Rule for HuggingFace {
     }
 }
 
-/// One more than the characters of the longest piece; a place in it fits a byte.
-const RING: usize = MAX_LENGTH + 1;
-const _: () = assert!(RING == 1 << u8::BITS);
-
-#[inline(always)]
-fn slot(end: usize) -> usize {
-    usize::from(end as u8)
-}
+/// One more than the characters of the longest piece.
+const REACH: usize = MAX_LENGTH + 1;
+/// Characters that are read at a time.
+const BLOCK: usize = 4096;
+/// Characters between two looks for resets.
+const STRETCH: usize = 512;
 
 /// The buffers of one search, reused from text to text.
+///
+/// Texts are read one after the other into a block of characters; a long text goes on in the next
+/// block. Each block is first matched with the pieces, then cut.
 pub(super) struct Search<R: Rule> {
-    /// For each character the last piece of the best path that ends with it.
+    block: Block,
+    lists: Vec<List>,
+    state: u32,
+    /// The best sums of the characters of the block, and of `REACH` before it.
+    sums: Vec<R::Sum>,
+    /// For each character of the text the last piece of the best path that ends with it.
     last: Vec<Packed>,
     /// The characters whose best last piece is the unknown one: number (from 1) and character.
     unknowns: Vec<(usize, char)>,
@@ -125,57 +134,160 @@ pub(super) struct Search<R: Rule> {
     resets: Vec<(usize, R::Sum)>,
 }
 
+/// Characters of texts, each text followed by code 0.
+#[derive(Default)]
+pub(super) struct Block {
+    pub(super) codes: Vec<u16>,
+    pub(super) characters: Vec<char>,
+    /// Where texts end.
+    ends: Vec<usize>,
+}
+
+impl Block {
+    #[inline(always)]
+    pub(super) fn push(&mut self, code: u16, character: char) {
+        self.codes.push(code);
+        self.characters.push(character);
+    }
+}
+
 impl<R: Rule> Default for Search<R> {
     fn default() -> Self {
-        Self { last: Vec::new(), unknowns: Vec::new(), resets: Vec::new() }
+        let sums = vec![R::Sum::default(); REACH];
+        let (block, lists, last, unknowns, resets) = Default::default();
+        Self { block, lists, state: ROOT, sums, last, unknowns, resets }
     }
 }
 
 impl<R: Rule> Search<R> {
-    /// Finds the best path of `text`. Starts are taken from left to right and a later candidate
-    /// must be strictly better, so of equal paths the one with the longest last piece stays.
+    /// Reads a text and hands the best path of each text that is done to `each`, in order: it may
+    /// wait for more texts, or `finish`.
     #[inline(always)]
-    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: impl Iterator<Item = char>) {
+    pub(super) fn add(&mut self, automaton: &Automaton<R::Score>, mut text: impl Source, each: &mut impl FnMut(&Self)) {
+        while !text.read(&automaton.codes, &mut self.block, BLOCK) {
+            self.cut(automaton, each);
+        }
+        self.block.ends.push(self.block.codes.len());
+        self.block.push(0, '\0');
+        if self.block.codes.len() >= BLOCK {
+            self.cut(automaton, each);
+        }
+    }
+
+    /// The best path of a text that is normalised.
+    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: &str, mut each: impl FnMut(&Self)) {
+        self.add(automaton, Plain(text), &mut each);
+        self.finish(automaton, &mut each);
+    }
+
+    /// The best paths of the texts that wait.
+    pub(super) fn finish(&mut self, automaton: &Automaton<R::Score>, each: &mut impl FnMut(&Self)) {
+        self.cut(automaton, each);
+    }
+
+    /// Matches and cuts what stands in the block, and empties it.
+    #[inline(always)]
+    fn cut(&mut self, automaton: &Automaton<R::Score>, each: &mut impl FnMut(&Self)) {
+        let length = self.block.codes.len();
+        self.lists.resize(length, List::UNKNOWN);
+        automaton.scan(&mut self.state, &self.block.codes, &mut self.lists);
+        self.sums.resize(REACH + length, R::Sum::default());
+        let mut from = 0;
+        for text in 0..self.block.ends.len() {
+            let end = self.block.ends[text];
+            self.best_paths(automaton, from, end);
+            each(self);
+            self.begin(end);
+            from = end + 1;
+        }
+        self.best_paths(automaton, from, length);
+        self.sums.copy_within(length..length + REACH, 0);
+        self.block.codes.clear();
+        self.block.characters.clear();
+        self.block.ends.clear();
+    }
+
+    /// A text starts behind `place`.
+    fn begin(&mut self, place: usize) {
         self.last.clear();
         self.unknowns.clear();
         self.resets.clear();
-        // The best sums of the last characters.
-        let mut sums = [R::Sum::default(); RING];
-        let mut state = Automaton::<R::Score>::root();
-        let mut end = 0;
-        let mut after_reset = false;
-        text.for_each(|character| {
-            let (next, matches) = automaton.step(state, character);
-            state = next;
-            end += 1;
-            let (sum, last) =
-                if after_reset { self.best_after_reset(&sums, matches, end) } else { best::<R>(&sums, matches, end) };
-            sums[slot(end)] = sum;
+        self.sums[REACH + place] = R::Sum::default();
+    }
+
+    /// Continues the best paths of a text. Starts are taken from left to right and a later
+    /// candidate must be strictly better, so of equal paths the one with the longest last piece
+    /// stays.
+    fn best_paths(&mut self, automaton: &Automaton<R::Score>, mut from: usize, to: usize) {
+        while from < to {
+            if self.resets.is_empty() {
+                // A reset changes what comes after it, which is then done again.
+                from = self.stretch(automaton, from, to.min(from + STRETCH));
+                continue;
+            }
+            let number = self.last.len() + 1;
+            let matches = &automaton.matches[self.lists[from].start()..];
+            let (sum, last) = self.best_after_reset(from, matches, number);
+            self.sums[REACH + from] = sum;
             self.last.push(last);
-            if last.is_unknown() {
-                self.unknowns.push((end, character));
+            self.note(from);
+            from += 1;
+        }
+    }
+
+    /// The best paths up to the first reset or to `to`; gives where it stopped.
+    #[inline(always)]
+    fn stretch(&mut self, automaton: &Automaton<R::Score>, from: usize, to: usize) -> usize {
+        let before = self.last.len();
+        self.last.resize(before + to - from, Packed::UNKNOWN);
+        let sums = &mut self.sums[from..to + REACH];
+        let mut newest = sums[REACH - 1];
+        for (place, (list, last)) in self.lists[from..to].iter().zip(&mut self.last[before..]).enumerate() {
+            let (sum, piece) = best::<R>(&sums[place..place + REACH], newest, &automaton.matches[list.start()..]);
+            (sums[place + REACH], *last, newest) = (sum, piece, sum);
+        }
+        let to = match self.sums[REACH + from..REACH + to].iter().position(|sum| R::reset(*sum).is_some()) {
+            Some(place) => from + place + 1,
+            None => to,
+        };
+        self.last.truncate(before + to - from);
+        for place in before..self.last.len() {
+            if self.last[place].is_unknown() {
+                self.unknowns.push((place + 1, self.block.characters[place - before + from]));
             }
-            if let Some(by) = R::reset(sum) {
-                sums[slot(end)] = R::Sum::default();
-                self.resets.push((end, by));
-            }
-            after_reset = !self.resets.is_empty();
-        });
+        }
+        if let Some(by) = R::reset(self.sums[REACH + to - 1]) {
+            self.sums[REACH + to - 1] = R::Sum::default();
+            self.resets.push((self.last.len(), by));
+        }
+        to
+    }
+
+    /// Notes an unknown piece or a reset at the last character so far.
+    fn note(&mut self, place: usize) {
+        let number = self.last.len();
+        if self.last[number - 1].is_unknown() {
+            self.unknowns.push((number, self.block.characters[place]));
+        }
+        if let Some(by) = R::reset(self.sums[REACH + place]) {
+            self.sums[REACH + place] = R::Sum::default();
+            self.resets.push((number, by));
+        }
     }
 
     /// As `best`, near a reset: the candidates of starts before it are compared before the
     /// subtraction, the winner is lowered, then come the later starts.
     #[cold]
     #[inline(never)]
-    fn best_after_reset(&mut self, sums: &[R::Sum; RING], matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
+    fn best_after_reset(&mut self, place: usize, matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
         let mut best: Option<(R::Sum, Packed)> = None;
         let mut resets = self.resets.iter().peekable();
-        for found in matches {
+        for found in longest_first(matches) {
             let start = end - found.packed.length();
             while let Some((_, by)) = resets.next_if(|(at, _)| *at <= start) {
                 best = best.map(|(sum, last)| (R::lower(sum, *by), last));
             }
-            let candidate = R::add(sums[slot(start)], found);
+            let candidate = R::add(self.sums[place + REACH - found.packed.length()], found);
             if best.is_none_or(|(sum, _)| candidate > R::widen(sum)) {
                 best = Some((R::keep(candidate), found.packed));
             }
@@ -183,7 +295,7 @@ impl<R: Rule> Search<R> {
         for (_, by) in resets {
             best = best.map(|(sum, last)| (R::lower(sum, *by), last));
         }
-        self.resets.retain(|(at, _)| end - at < RING);
+        self.resets.retain(|(at, _)| end - at < REACH);
         best.unwrap_or((R::Sum::default(), Packed::UNKNOWN))
     }
 
@@ -206,19 +318,49 @@ impl<R: Rule> Search<R> {
     }
 }
 
-/// The best path that ends with one of `matches` (never empty) at character `end`.
+/// The best path that ends with a match of the list that `matches` begins with. `sums`: of the
+/// `REACH` characters before; `before`: the last of them. Choices are selected, not jumped to: they
+/// cannot be foreseen.
 #[inline(always)]
-fn best<R: Rule>(sums: &[R::Sum; RING], matches: &[Match<R::Score>], end: usize) -> (R::Sum, Packed) {
-    let candidate = |found: &Match<R::Score>| R::add(sums[slot(end.wrapping_sub(found.packed.length()))], found);
-    let Some((first, rest)) = matches.split_first() else { return (R::Sum::default(), Packed::UNKNOWN) };
-    let (mut sum, mut last) = (R::keep(candidate(first)), first.packed);
-    for found in rest {
-        let candidate = candidate(found);
-        if candidate > R::widen(sum) {
-            (sum, last) = (R::keep(candidate), found.packed);
+fn best<R: Rule>(sums: &[R::Sum], before: R::Sum, matches: &[Match<R::Score>]) -> (R::Sum, Packed) {
+    let candidate = |found: &Match<R::Score>| R::add(sums[REACH - found.packed.length()], found);
+    let better = |best: (R::Sum, Packed), candidate: R::Candidate, packed: Packed| {
+        let wins = candidate > R::widen(best.0);
+        (select_unpredictable(wins, R::keep(candidate), best.0), select_unpredictable(wins, packed, best.1))
+    };
+    let always = &matches[..ALWAYS];
+    let mut best = (R::keep(candidate(&always[1])), always[1].packed);
+    best = better(best, candidate(&always[2]), always[2].packed);
+    if always[0].packed.has_more() {
+        for found in &matches[ALWAYS..] {
+            best = better(best, candidate(found), found.packed);
+            if !found.packed.has_more() {
+                break;
+            }
         }
     }
-    (sum, last)
+    better(best, R::add(before, &always[0]), always[0].packed)
+}
+
+/// Where the characters of a text come from.
+pub(super) trait Source {
+    /// Reads until the text is used up (`true`) or the block has `full` characters.
+    fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool;
+}
+
+/// Text that is normalised.
+pub(super) struct Plain<'t>(pub(super) &'t str);
+
+impl Source for Plain<'_> {
+    fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
+        let mut rest = self.0.chars();
+        while block.codes.len() < full {
+            let Some(character) = rest.next() else { break };
+            block.push(codes.get(character) as u16, character);
+        }
+        self.0 = rest.as_str();
+        self.0.is_empty()
+    }
 }
 
 /// One piece of a best path.

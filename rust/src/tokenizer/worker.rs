@@ -6,8 +6,9 @@ use super::automaton::Automaton;
 use super::hf;
 use super::merge::Merger;
 use super::normalizer::Normalized;
+use super::reader::Reader;
 use super::tokenizer::{Engine, Inner};
-use super::unigram::{Classic, Current, HuggingFace, Rule, Search, Step};
+use super::unigram::{Classic, Current, HuggingFace, Plain, Rule, Search, Step};
 use super::vocab::Vocab;
 
 /// Encodes texts one after the other, reusing its buffers.
@@ -15,6 +16,41 @@ pub struct Worker {
     pub(super) model: Arc<Inner>,
     buffers: Buffers,
     pub(super) normalized: Normalized,
+}
+
+/// A text: `str`, or bytes that may not be UTF-8.
+#[derive(Debug, Clone, Copy)]
+pub enum Text<'t> {
+    Str(&'t str),
+    Bytes(&'t [u8]),
+}
+
+impl<'t> From<&'t str> for Text<'t> {
+    fn from(text: &'t str) -> Self {
+        Self::Str(text)
+    }
+}
+
+impl<'t> From<&'t [u8]> for Text<'t> {
+    fn from(bytes: &'t [u8]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl<'t> Text<'t> {
+    pub(super) fn bytes(self) -> &'t [u8] {
+        match self {
+            Self::Str(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    fn valid(self) -> Option<&'t str> {
+        match self {
+            Self::Str(text) => Some(text),
+            Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+        }
+    }
 }
 
 enum Buffers {
@@ -51,29 +87,55 @@ impl Worker {
 
     /// Appends the ids of `text` to `out`. No begin, end or document piece is added. A byte that
     /// is not UTF-8 counts as U+FFFD, as in the reference.
-    pub fn encode(&mut self, text: &[u8], out: &mut Vec<u32>) {
-        if text.is_empty() {
-            return;
-        }
-        if let (Buffers::Json(worker), Engine::Json(pipeline, _)) = (&mut self.buffers, &self.model.engine) {
-            return worker.encode(pipeline, text, out);
-        }
-        let is_plain = self.model.normalizer.is_plain() && !matches!(self.buffers, Buffers::Bpe(_));
-        let plain = if is_plain { std::str::from_utf8(text).ok() } else { None };
+    pub fn encode<'t>(&mut self, text: impl Into<Text<'t>>, out: &mut Vec<u32>) {
+        self.encode_all([text.into()].into_iter(), out, |_| {});
+    }
+
+    /// Appends the ids of each of `texts` to `out`; `each` gets what `out` then holds, in order.
+    pub fn encode_all<'t>(
+        &mut self,
+        texts: impl Iterator<Item = Text<'t>>,
+        out: &mut Vec<u32>,
+        each: impl FnMut(usize),
+    ) {
         let Self { model, buffers, normalized } = self;
-        match plain {
-            Some(text) => buffers.run_plain(model, text),
-            None => {
-                model.normalizer.normalize(text, normalized);
-                buffers.run(model, &normalized.text);
+        match (buffers, &model.engine) {
+            (Buffers::Current(search), Engine::Current(automaton)) => {
+                encode_all(model, automaton, search, normalized, texts, out, each);
             }
+            (Buffers::Classic(search), Engine::Classic(automaton)) => {
+                encode_all(model, automaton, search, normalized, texts, out, each);
+            }
+            (Buffers::HuggingFace(search), Engine::HuggingFace(automaton)) => {
+                encode_all(model, automaton, search, normalized, texts, out, each);
+            }
+            (Buffers::Bpe(merger), Engine::Bpe(bpe)) => {
+                let mut each = each;
+                for text in texts {
+                    model.normalizer.normalize(text.bytes(), normalized);
+                    merger.run(bpe, &model.vocab, &normalized.text);
+                    Emitter::emit(&model.vocab, merger.steps.iter().rev().copied(), out);
+                    each(out.len());
+                }
+            }
+            (Buffers::Json(worker), Engine::Json(pipeline, _)) => {
+                let mut each = each;
+                for text in texts {
+                    if !text.bytes().is_empty() {
+                        worker.encode(pipeline, text.bytes(), out);
+                    }
+                    each(out.len());
+                }
+            }
+            // A worker is made from the engine it runs.
+            _ => {}
         }
-        buffers.emit(&model.vocab, out);
     }
 
     /// The tokens of `text` with their names and places: normalised text for known pieces and
     /// runs of unknown characters, `<0x0A>` for bytes.
-    pub fn tokens(&mut self, text: &[u8]) -> Vec<Token> {
+    pub fn tokens<'t>(&mut self, text: impl Into<Text<'t>>) -> Vec<Token> {
+        let text = text.into().bytes();
         if let Engine::Json(pipeline, _) = &self.model.engine {
             let piece = |id| self.model.vocab.piece(id).unwrap_or_default().to_owned();
             let token = |t: hf::Placed| Token { id: Some(t.id), piece: piece(t.id), begin: t.span.0, end: t.span.1 };
@@ -82,77 +144,74 @@ impl Worker {
         let Self { model, buffers, .. } = self;
         let mut normalized = Normalized { text: String::new(), origin: Some(Vec::new()) };
         model.normalizer.normalize(text, &mut normalized);
-        buffers.run(model, &normalized.text);
         let origin = normalized.origin.unwrap_or_default();
-        tokens(&buffers.steps(), &model.vocab, &origin)
+        tokens(&buffers.steps(model, &normalized.text), &model.vocab, &origin)
     }
 
     /// The score of the best path of normalised text, `None` where it has unknown characters.
     pub(super) fn path_score(&mut self, text: &str) -> Option<f64> {
         let Self { model, buffers, .. } = self;
-        buffers.run(model, text);
         let score = |step: &Step| match step {
             Step::Known { id } => Some(f64::from(model.vocab.scores[*id as usize])),
             Step::Unknown(_) => None,
         };
-        buffers.steps().iter().map(score).sum()
+        buffers.steps(model, text).iter().map(score).sum()
     }
 }
 
 impl Buffers {
-    fn run(&mut self, model: &Inner, text: &str) {
+    /// The pieces of normalised text.
+    fn steps(&mut self, model: &Inner, text: &str) -> Vec<Step> {
         match (self, &model.engine) {
-            (Self::Current(search), Engine::Current(automaton)) => search.run(automaton, text.chars()),
-            (Self::Classic(search), Engine::Classic(automaton)) => search.run(automaton, text.chars()),
-            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => search.run(automaton, text.chars()),
-            (Self::Bpe(merger), Engine::Bpe(bpe)) => merger.run(bpe, &model.vocab, text),
+            (Self::Current(search), Engine::Current(automaton)) => steps(search, automaton, text),
+            (Self::Classic(search), Engine::Classic(automaton)) => steps(search, automaton, text),
+            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => steps(search, automaton, text),
+            (Self::Bpe(merger), Engine::Bpe(bpe)) => {
+                merger.run(bpe, &model.vocab, text);
+                merger.steps.clone()
+            }
             // A worker is made from the engine it runs.
-            _ => {}
+            _ => Vec::new(),
         }
-    }
-
-    /// Text whose only normalisation is its spaces, without a copy of it.
-    fn run_plain(&mut self, model: &Inner, text: &str) {
-        let prefix = model.normalizer.adds_dummy_prefix();
-        match (self, &model.engine) {
-            (Self::Current(search), Engine::Current(automaton)) => run_plain(search, automaton, text, prefix),
-            (Self::Classic(search), Engine::Classic(automaton)) => run_plain(search, automaton, text, prefix),
-            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => run_plain(search, automaton, text, prefix),
-            _ => {}
-        }
-    }
-
-    fn steps(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        match self {
-            Self::Current(search) => search.backwards(|step| steps.push(step)),
-            Self::Classic(search) => search.backwards(|step| steps.push(step)),
-            Self::HuggingFace(search) => search.backwards(|step| steps.push(step)),
-            Self::Bpe(merger) => return merger.steps.clone(),
-            Self::Json(_) => return steps,
-        }
-        steps.reverse();
-        steps
-    }
-
-    fn emit(&self, vocab: &Vocab, out: &mut Vec<u32>) {
-        let start = out.len();
-        let mut emitter = Emitter { vocab, out, after_unknown: false };
-        match self {
-            Self::Current(search) => search.backwards(|step| emitter.push(step)),
-            Self::Classic(search) => search.backwards(|step| emitter.push(step)),
-            Self::HuggingFace(search) => search.backwards(|step| emitter.push(step)),
-            Self::Bpe(merger) => merger.steps.iter().rev().for_each(|step| emitter.push(*step)),
-            // Its own worker gives its ids out.
-            Self::Json(_) => {}
-        }
-        out[start..].reverse();
     }
 }
 
-fn run_plain<R: Rule>(search: &mut Search<R>, automaton: &Automaton<R::Score>, text: &str, prefix: bool) {
-    let escaped = text.chars().map(|c| if c == ' ' { '\u{2581}' } else { c });
-    search.run(automaton, prefix.then_some('\u{2581}').into_iter().chain(escaped));
+fn steps<R: Rule>(search: &mut Search<R>, automaton: &Automaton<R::Score>, text: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut each = |search: &Search<R>| search.backwards(|step| steps.push(step));
+    search.add(automaton, Plain(text), &mut each);
+    search.finish(automaton, &mut each);
+    steps.reverse();
+    steps
+}
+
+fn encode_all<'t, R: Rule>(
+    model: &Inner,
+    automaton: &Automaton<R::Score>,
+    search: &mut Search<R>,
+    normalized: &mut Normalized,
+    texts: impl Iterator<Item = Text<'t>>,
+    out: &mut Vec<u32>,
+    mut each: impl FnMut(usize),
+) {
+    let normalizer = &model.normalizer;
+    let mut done = |search: &Search<R>| {
+        let start = out.len();
+        let mut emitter = Emitter { vocab: &model.vocab, out, after_unknown: false };
+        search.backwards(|step| emitter.push(step));
+        out[start..].reverse();
+        each(out.len());
+    };
+    for text in texts {
+        match text.valid() {
+            Some(text) => search.add(automaton, Reader::new(&model.alphabet, normalizer, text), &mut done),
+            None => {
+                normalizer.normalize(text.bytes(), normalized);
+                search.add(automaton, Plain(&normalized.text), &mut done);
+            }
+        }
+    }
+    search.finish(automaton, &mut done);
 }
 
 /// Steps, last first, to ids: unknown characters become their bytes, or one unknown piece for

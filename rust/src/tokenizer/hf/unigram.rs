@@ -35,10 +35,9 @@ pub(super) struct Finder {
 impl Finder {
     /// Gives the tokens of `word` with their places in it.
     pub(super) fn run(&mut self, model: &Unigram, names: &Names, word: &str, mut give: impl FnMut(u32, usize, usize)) {
-        self.search.run(&model.automaton, word.chars());
         let steps = &mut self.steps;
         steps.clear();
-        self.search.backwards(|step| steps.push(step));
+        self.search.run(&model.automaton, word, |search| search.backwards(|step| steps.push(step)));
         let mut at = 0;
         // Unknown characters side by side are one token.
         let mut unknown_from = None;

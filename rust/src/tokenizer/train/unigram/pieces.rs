@@ -6,7 +6,7 @@
 //! piece's longest remaining suffix. No round has to match strings again.
 
 use crate::error::Result;
-use crate::tokenizer::automaton::{Automaton, Entry, Match, Packed};
+use crate::tokenizer::automaton::{Automaton, Entry, Match, Packed, ROOT};
 
 /// No piece ends at a character: it is unknown.
 pub(super) const UNKNOWN: u32 = 0;
@@ -52,11 +52,11 @@ impl<'a> Matcher<'a> {
     /// Calls `each` for every code of `text` with the longest piece that ends there and those of its suffixes.
     #[inline]
     pub(super) fn read(&self, text: &[u32], mut each: impl FnMut(&[Match<()>])) {
-        let mut state = Automaton::<()>::root();
+        let (mut state, mut matches) = (ROOT, Vec::new());
         for code in text {
-            let (next, matches) = self.automaton.step(state, self.chars[*code as usize]);
-            state = next;
-            each(matches);
+            matches.clear();
+            matches.extend(self.automaton.step(&mut state, self.chars[*code as usize]));
+            each(&matches);
         }
     }
 }
