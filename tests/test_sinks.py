@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,16 +129,24 @@ def log_records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def wandb_records(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """The configuration and the history of an offline run, read with the package's own messages."""
+def whole_run(path: Path) -> list[Any]:
+    """All messages: another process writes them, and on a busy machine it is not through when the run has finished."""
     from wandb.proto import wandb_internal_pb2
 
+    for _ in range(600):
+        records = [wandb_internal_pb2.Record.FromString(data) for data in log_records(path.read_bytes())]
+        if records and records[-1].HasField("exit"):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
+
+
+def wandb_records(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The configuration and the history of an offline run, read with the package's own messages."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     config: dict[str, Any] = {}
     steps: dict[int, dict[str, Any]] = {}
-    for data in log_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in whole_run(path):
         for item in record.run.config.update:
             config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         if record.HasField("history"):
