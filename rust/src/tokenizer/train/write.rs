@@ -116,7 +116,7 @@ fn trainer_spec(options: &Options, size: usize) -> Vec<u8> {
             spec.integer(field, value as i64);
         }
     };
-    number(16, options.num_threads, plain.num_threads);
+    // Not num_threads (16): the file would depend on the machine.
     number(17, options.num_sub_iterations, plain.num_sub_iterations);
     number(18, options.max_sentence_length, plain.max_sentence_length);
     number(20, options.max_sentencepiece_length, plain.max_sentencepiece_length);

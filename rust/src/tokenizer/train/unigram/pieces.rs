@@ -159,7 +159,7 @@ impl Pieces {
 
     /// All pieces that end where a piece ends, with a value each.
     pub(super) fn lists(&self, value: impl Fn(f64) -> f64) -> Lists {
-        let unknown = Match { score: value(self.unknown_score()) as f32, packed: Packed::UNKNOWN };
+        let unknown = Match { score: value(self.unknown_score()) as f32, packed: Packed::new(UNKNOWN, 1) };
         let mut lists = Lists { bounds: vec![0], matches: vec![unknown] };
         for piece in self.numbers() {
             lists.bounds.push(lists.matches.len() as u32);
