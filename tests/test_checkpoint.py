@@ -164,6 +164,10 @@ def test_old_ones_go_and_extra_ones_stay(tmp_path: Path) -> None:
     tiny_run.trained(config)
     left = sorted(int(p.name.removeprefix("global_step")) for p in (tmp_path / "run").glob("global_step*"))
     assert left == [0, 3, 8, 12]
+    # A run that was killed after its last save, before it removed the old ones: the next start does.
+    shutil.copytree(tmp_path / "run/global_step8", tmp_path / "run/global_step4")
+    tiny_run.trained(config)
+    assert not (tmp_path / "run/global_step4").exists() and (tmp_path / "run/global_step8").exists()
 
 
 @contextmanager

@@ -100,6 +100,10 @@ impl Trainer {
                 scaler.restore(state);
             }
             self.saved = self.store.as_ref().filter(|store| store.dir() == dir).map(|_| iteration);
+            // A run that was killed between a save and the removal of old ones.
+            if self.saved.is_some() && self.saved == checkpoint::latest(dir)? {
+                self.prune()?;
+            }
         }
         self.notes.push(format!("going on from {}", folder.display()));
         Ok(())

@@ -63,11 +63,17 @@ impl Trainer {
         let path = store.save(iteration, |folder| {
             checkpoint::write(folder, &self.decoder, arenas, &export, &mut manifest, interrupt)
         })?;
-        if let Some(keep) = self.run.checkpoint.keep_last_n {
-            store.prune(keep, |n| is_extra(&self.run.checkpoint, n))?;
-        }
+        self.prune()?;
         self.saved = Some(iteration);
         Ok(Some(path))
+    }
+
+    /// Removes old checkpoints.
+    pub(super) fn prune(&self) -> Result<()> {
+        if let (Some(store), Some(keep)) = (&self.store, self.run.checkpoint.keep_last_n) {
+            store.prune(keep, |n| is_extra(&self.run.checkpoint, n))?;
+        }
+        Ok(())
     }
 
     /// Lets another run write to the `save` folder; this one saves no more.
