@@ -288,8 +288,9 @@ fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
 }
 
 /// The matches of every trie node and where each node's list starts: first the match of one
-/// character (there always is one), then the others, longest first. A node at which no piece ends shares the list of its longest proper suffix. Lists of likely pieces stand
-/// together, so that they stay near.
+/// character (there always is one), then the others, longest first. A node at which no piece ends
+/// shares the list of its longest proper suffix. Lists of likely pieces stand together, so that
+/// they stay near.
 fn lists<S: Score>(trie: &Trie, entries: &[Entry<'_, S>], unknown_score: S) -> (Vec<Match<S>>, Vec<List>) {
     // As if of two characters, so that nobody waits for the character just before.
     let never = Match { score: S::NEVER, packed: Packed::new(UNKNOWN, 2) };
