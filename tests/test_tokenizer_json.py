@@ -60,9 +60,12 @@ def different(config: Json | str, texts: list[str], tok: lc.Tokenizer | None = N
     for text in texts:
         want = reference.encode(text, add_special_tokens=False)
         got = tok.encode_with_offsets(text)
-        if tok.encode(text) != want.ids:
+        ids, _, places = tok.encode_flat([text], 1, return_offsets="characters")
+        if tok.encode(text) != want.ids or ids.tolist() != want.ids:
             found.append(("ids", text))
         elif [(begin, end) for _, _, begin, end in got] != want.offsets:
+            found.append(("places", text))
+        elif places.tolist() != list(map(list, want.offsets)):
             found.append(("places", text))
         elif any(vocab[piece] != id for id, piece, _, _ in got):
             found.append(("pieces", text))
@@ -381,6 +384,10 @@ def test_batches(gpt2: str, documents: list[str]) -> None:
         assert tok.encode_batch(documents, threads) == want
         ids, offsets = tok.encode_flat(documents, threads)
         assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == want
+        ids, offsets, places = tok.encode_flat(documents, threads, return_offsets="characters")
+        assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == want
+        rows = [[(begin, end) for _, _, begin, end in tok.encode_with_offsets(text)] for text in documents]
+        assert [list(map(tuple, places[a:b].tolist())) for a, b in itertools.pairwise(offsets)] == rows
     assert tok.encode(b"a\xff\xe3\x81b") == tok.encode("a\ufffd\ufffd\ufffdb")
     assert [(begin, end) for _, _, begin, end in tok.encode_with_offsets(b"a\xff!")][-1] == (2, 3)
     assert tok.encode("猫", add_eos=True) == [*tok.encode("猫"), 50256]

@@ -112,6 +112,14 @@ impl Vocab {
         Some(&self.text[start..end])
     }
 
+    /// Bytes of a piece.
+    #[inline(always)]
+    pub(super) fn length(&self, id: u32) -> usize {
+        let (at, ends) = (id as usize, &self.ends);
+        let start = if at == 0 { 0 } else { ends[at - 1] };
+        (ends[at] - start) as usize
+    }
+
     pub(super) fn id(&self, piece: &str) -> Option<u32> {
         self.table.find(self, piece)
     }

@@ -63,13 +63,6 @@ pub(super) struct Worker {
     lossy: String,
 }
 
-/// A token and the bytes of the input that it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Placed {
-    pub(super) id: u32,
-    pub(super) span: Span,
-}
-
 impl Pipeline {
     pub(super) fn normalizer_name(&self) -> &str {
         &self.normalizer_name
@@ -106,7 +99,7 @@ impl Worker {
     }
 
     /// One that knows the places of tokens.
-    fn tracked() -> Self {
+    pub(super) fn tracked() -> Self {
         Self::with(true)
     }
 
