@@ -15,9 +15,7 @@ use super::signals::detached;
 use super::tokenizer_lists::Objects;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{
-    Batch, BatchOptions, Compat, Export, Placed, Sampling, SpecialTokens, Tokenizer, Unit, Worker,
-};
+use crate::tokenizer::{Batch, BatchOptions, Compat, Export, Placed, Sampling, SpecialTokens, Tokenizer, Unit, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {

@@ -37,7 +37,12 @@ impl Objects {
     }
 
     /// A list of ids.
-    pub(super) fn list<'py>(&self, py: Python<'py>, tokenizer: &Tokenizer, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+    pub(super) fn list<'py>(
+        &self,
+        py: Python<'py>,
+        tokenizer: &Tokenizer,
+        ids: &[u32],
+    ) -> PyResult<Bound<'py, PyList>> {
         let numbers = self.ids(py, tokenizer);
         let items = ids.iter().map(|id| numbers[*id as usize].as_ptr());
         // SAFETY: the pointers are of objects that `numbers` keeps alive.

@@ -84,7 +84,7 @@ impl Worker {
                 for text in texts {
                     let start = out.places.len();
                     if interrupt.check().is_ok() {
-                        worker.place(pipeline, text.bytes(), |id, (begin, end)| {
+                        worker.place(pipeline, text.bytes(), interrupt, |id, (begin, end)| {
                             out.ids.push(id);
                             out.places.push([begin as i64, end as i64]);
                         });

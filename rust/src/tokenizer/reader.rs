@@ -13,6 +13,8 @@ const CHANGES: u32 = 1 << 16;
 const STARTS: u32 = 1 << 17;
 const SECOND: u32 = 1 << 18;
 const PLANE: usize = 1 << 16;
+/// Characters for which room is made at a time: where many ask, little of it is in vain.
+const RUN: usize = 128;
 
 /// Code and role of each character of the basic plane.
 #[derive(Default)]
@@ -88,13 +90,13 @@ impl<'t> Reader<'t> {
         Self { alphabet, normalizer, text, at, prefix, after_space: normalizer.removes_extra_whitespaces() }
     }
 
-    /// Reads characters that stay as they are, up to `full` in the block or to one that asks for
-    /// the normaliser; gives whether there is one at `at`.
+    /// Reads characters that stay as they are: up to `full` in the block, to one that asks for the
+    /// normaliser, or some; gives whether there is one at `at`.
     #[inline(always)]
     fn run(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
         let rest = &self.text[self.at..];
         let start = block.codes.len();
-        let room = full.saturating_sub(start).min(rest.len());
+        let room = full.saturating_sub(start).min(rest.len()).min(RUN);
         block.codes.resize(start + room, 0);
         block.characters.resize(start + room, '\0');
         let (space, mut asks, mut halts) = (self.normalizer.space_symbol(), CHANGES, false);

@@ -122,7 +122,7 @@ impl Worker {
                 let mut each = each;
                 for text in texts {
                     if !text.bytes().is_empty() && interrupt.check().is_ok() {
-                        worker.encode(pipeline, text.bytes(), out);
+                        worker.encode(pipeline, text.bytes(), interrupt, out);
                     }
                     each(out.len());
                 }
@@ -167,9 +167,8 @@ fn steps<R: Rule>(
     interrupt: Interrupt<'_>,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut each = |search: &Search<R>| search.backwards(|step| steps.push(step));
-    search.add(automaton, Watched::new(Plain(text), interrupt), &mut each);
-    search.finish(automaton, &mut each);
+    let source = Watched::new(Plain(text), interrupt);
+    search.run(automaton, source, |search| search.backwards(|step| steps.push(step)));
     steps.reverse();
     steps
 }

@@ -7,6 +7,7 @@ use super::json::At;
 use super::text::Span;
 use super::{Pipeline, Worker};
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 
 /// A post-processor that takes white space off the places of tokens.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +80,17 @@ impl<'t> Lossy<'t> {
 }
 
 impl Worker {
-    /// Gives the tokens of `text` with their places.
-    pub(in super::super) fn place(&mut self, pipeline: &Pipeline, text: &[u8], mut give: impl FnMut(u32, Span)) {
+    /// Gives the tokens of `text` with their places; after an interruption, some.
+    pub(in super::super) fn place(
+        &mut self,
+        pipeline: &Pipeline,
+        text: &[u8],
+        interrupt: Interrupt<'_>,
+        mut give: impl FnMut(u32, Span),
+    ) {
         let lossy = Lossy::new(text);
         let mut number = 0;
-        self.run(pipeline, &lossy.text, |id, mut span| {
+        self.run(pipeline, &lossy.text, interrupt, |id, mut span| {
             if let (Some(trim), Ok(token)) = (pipeline.trim, pipeline.names.text(id, number)) {
                 // An added token counts with the spaces that it took.
                 let token = if pipeline.names.is_added(id) { &lossy.text[span.0..span.1] } else { token };
