@@ -139,17 +139,58 @@ pub(super) struct Search<R: Rule> {
 /// Characters of texts, each text followed by code 0.
 #[derive(Default)]
 pub(super) struct Block {
-    pub(super) codes: Vec<u16>,
-    pub(super) characters: Vec<char>,
+    /// As many as there ever were; the first `len` count.
+    codes: Vec<u16>,
+    characters: Vec<char>,
+    len: usize,
     /// Where texts end.
     ends: Vec<usize>,
 }
 
 impl Block {
     #[inline(always)]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn codes(&self) -> &[u16] {
+        &self.codes[..self.len]
+    }
+
+    pub(super) fn last(&self) -> Option<char> {
+        self.len.checked_sub(1).map(|at| self.characters[at])
+    }
+
+    #[inline(always)]
     pub(super) fn push(&mut self, code: u16, character: char) {
-        self.codes.push(code);
-        self.characters.push(character);
+        let (codes, characters) = self.room(1);
+        (codes[0], characters[0]) = (code, character);
+        self.len += 1;
+    }
+
+    /// The next `count` places; what is written there counts once it is `taken`.
+    #[inline(always)]
+    pub(super) fn room(&mut self, count: usize) -> (&mut [u16], &mut [char]) {
+        let end = self.len + count;
+        if end > self.codes.len() {
+            self.codes.resize(end, 0);
+            self.characters.resize(end, '\0');
+        }
+        (&mut self.codes[self.len..end], &mut self.characters[self.len..end])
+    }
+
+    pub(super) fn take(&mut self, count: usize) {
+        self.len += count;
+        debug_assert!(self.len <= self.codes.len());
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.len = self.len.saturating_sub(1);
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.ends.clear();
     }
 }
 
@@ -169,9 +210,9 @@ impl<R: Rule> Search<R> {
         while !text.read(&automaton.codes, &mut self.block, BLOCK) {
             self.cut(automaton, each);
         }
-        self.block.ends.push(self.block.codes.len());
+        self.block.ends.push(self.block.len());
         self.block.push(0, '\0');
-        if self.block.codes.len() >= BLOCK {
+        if self.block.len() >= BLOCK {
             self.cut(automaton, each);
         }
     }
@@ -190,9 +231,9 @@ impl<R: Rule> Search<R> {
     /// Matches and cuts what stands in the block, and empties it.
     #[inline(always)]
     fn cut(&mut self, automaton: &Automaton<R::Score>, each: &mut impl FnMut(&Self)) {
-        let length = self.block.codes.len();
+        let length = self.block.len();
         self.lists.resize(length, List::UNKNOWN);
-        automaton.scan(&mut self.state, &self.block.codes, &mut self.lists);
+        automaton.scan(&mut self.state, self.block.codes(), &mut self.lists);
         self.sums.resize(REACH + length, R::Sum::default());
         let mut from = 0;
         for text in 0..self.block.ends.len() {
@@ -204,9 +245,7 @@ impl<R: Rule> Search<R> {
         }
         self.best_paths(automaton, from, length);
         self.sums.copy_within(length..length + REACH, 0);
-        self.block.codes.clear();
-        self.block.characters.clear();
-        self.block.ends.clear();
+        self.block.clear();
     }
 
     /// A text starts behind `place`.
@@ -374,7 +413,7 @@ pub(super) struct Plain<'t>(pub(super) &'t str);
 impl Source for Plain<'_> {
     fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
         let mut rest = self.0.chars();
-        while block.codes.len() < full {
+        while block.len() < full {
             let Some(character) = rest.next() else { break };
             block.push(codes.get(character) as u16, character);
         }
