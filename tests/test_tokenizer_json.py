@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tokenizers as hf
-from tokenizer_models import DATA, NEKO, check_interruption, model_bytes
+from tokenizer_models import DATA, NEKO, model_bytes
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import llmjp_core as lc
@@ -63,9 +63,7 @@ def different(config: Json | str, texts: list[str], tok: lc.Tokenizer | None = N
         ids, _, places = tok.encode_flat([text], 1, return_offsets="characters")
         if tok.encode(text) != want.ids or ids.tolist() != want.ids:
             found.append(("ids", text))
-        elif [(begin, end) for _, _, begin, end in got] != want.offsets or want.offsets != list(
-            map(tuple, places.tolist())
-        ):
+        elif not ([(begin, end) for _, _, begin, end in got] == list(map(tuple, places.tolist())) == want.offsets):
             found.append(("places", text))
         elif any(vocab[piece] != id for id, piece, _, _ in got):
             found.append(("pieces", text))
@@ -384,20 +382,9 @@ def test_batches(gpt2: str, documents: list[str]) -> None:
         assert tok.encode_batch(documents, threads) == want
         ids, offsets = tok.encode_flat(documents, threads)
         assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == want
-        ids, offsets, places = tok.encode_flat(documents, threads, return_offsets="characters")
-        assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == want
-        rows = [[(begin, end) for _, _, begin, end in tok.encode_with_offsets(text)] for text in documents]
-        assert [list(map(tuple, places[a:b].tolist())) for a, b in itertools.pairwise(offsets)] == rows
     assert tok.encode(b"a\xff\xe3\x81b") == tok.encode("a\ufffd\ufffd\ufffdb")
     assert [(begin, end) for _, _, begin, end in tok.encode_with_offsets(b"a\xff!")][-1] == (2, 3)
     assert tok.encode("猫", add_eos=True) == [*tok.encode("猫"), 50256]
-
-
-@pytest.mark.parametrize("kind", ["bytes", "unigram"])
-def test_a_signal_stops_it(kind: str) -> None:
-    tok = ours(trained(kind))
-    check_interruption(lambda: tok.encode("吾輩は猫である。 " * 1_000_000))
-    check_interruption(lambda: tok.encode_flat(["吾輩は 猫"] * 1_000_000, 2, return_offsets="bytes"))
 
 
 def test_data_and_generation(tmp_path: Path) -> None:

@@ -198,3 +198,31 @@ def test_a_signal_stops_it(kind: str, threads: int) -> None:
     text = "吾輩は猫である。" * 4_000_000
     check_interruption(lambda: tok.encode_flat([text] * threads, threads) if threads else tok.encode(text))
     assert tok.decode(tok.encode("吾輩は猫である。")) == "吾輩は猫である。"
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_batches_with_a_tokenizer_json(split: bool) -> None:
+    """Single texts are compared with `tokenizers` where those files are tested."""
+    tok = lc.Tokenizer.from_bytes(tokenizer_json(split))
+    texts = ["ab a b cab", "", "a猫b", "ab " * 50_000, "b" * 90_000] * 3
+    single = [[(id, begin, end) for id, _, begin, end in tok.encode_with_offsets(text)] for text in texts]
+    for threads in (1, 2, 3):
+        assert flat(tok, texts, "characters", threads) == single
+    assert flat(tok, [b"a\xffb"], "bytes")[0][-1][1:] == (2, 3)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_signal_stops_a_tokenizer_json(split: bool) -> None:
+    """Words of a byte-level BPE model; the whole text for a unigram model."""
+    tok = lc.Tokenizer.from_bytes(tokenizer_json(split))
+    check_interruption(lambda: tok.encode("abc de " * 3_000_000))
+    check_interruption(lambda: tok.encode_flat(["a b c"] * 1_000_000, 2, return_offsets="bytes"))
+
+
+def tokenizer_json(split: bool) -> bytes:
+    alphabet = [*map(chr, range(33, 127)), "Ġ", "ab"]
+    model: dict[str, Any] = {"type": "BPE", "vocab": {c: i for i, c in enumerate(alphabet)}, "merges": ["a b"]}
+    if not split:
+        model = {"type": "Unigram", "unk_id": 0, "vocab": [[c, -float(i)] for i, c in enumerate(alphabet)]}
+    words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    return json.dumps({"model": model, "pre_tokenizer": words if split else None, "added_tokens": []}).encode()
