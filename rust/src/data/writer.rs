@@ -15,6 +15,8 @@ use crate::files;
 use crate::interrupt::Interrupt;
 
 const BUFFER: usize = 1 << 20;
+/// Small writes are gathered to so many bytes; larger ones go straight to the file, while they are in the cache.
+const GATHERED: usize = 1 << 16;
 
 /// What `DatasetWriter::finish` wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +296,7 @@ impl Part {
         }
         file.set_len(len).map_err(Error::io(&path, "truncate"))?;
         file.seek(SeekFrom::Start(len)).map_err(Error::io(&path, "seek"))?;
-        Ok(Self { path, file: BufWriter::with_capacity(BUFFER, file), len })
+        Ok(Self { path, file: BufWriter::with_capacity(GATHERED, file), len })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

@@ -15,7 +15,7 @@ use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
 use crate::data::preprocess::{self, Batch, Encode, Format, OnError, Options, Parquet, Status, Summary};
 use crate::error::{Error, Result};
-use crate::tokenizer::{Worker, default_threads};
+use crate::tokenizer::{Text, Worker, default_threads};
 
 /// What a Python function raised, for the caller to raise again.
 type Raised = Mutex<Option<PyErr>>;
@@ -33,9 +33,17 @@ struct Function<'a> {
 }
 
 impl Encode for Function<'_> {
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
-        out.extend(ids.map_err(|error| keep(self.raised, error))?);
+    fn encode<'t>(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &'t str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
+        for text in texts {
+            let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
+            out.extend(ids.map_err(|error| keep(self.raised, error))?);
+            ends.push(out.len());
+        }
         Ok(())
     }
 }
@@ -44,8 +52,13 @@ impl Encode for Function<'_> {
 struct Native(Worker);
 
 impl Encode for Native {
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        self.0.encode(text, out);
+    fn encode<'t>(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &'t str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
+        self.0.encode_all(texts.map(Text::from), out, |end| ends.push(end));
         Ok(())
     }
 }

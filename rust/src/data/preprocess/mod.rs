@@ -11,7 +11,9 @@ mod journal;
 mod json;
 mod pipeline;
 mod read;
+mod scan;
 mod sentences;
+mod texts;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +33,17 @@ pub use sentences::{Sentences, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {
-    /// Appends the ids of `text` to `out`, without bos and eod.
+    /// Appends the ids of each of `texts` to `out`, without bos and eod, and what `out` then holds to `ends`.
     ///
     /// # Errors
-    /// `Tokenizer` for a text that cannot be encoded (`OnError` decides then); anything else ends the run.
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()>;
+    /// `Tokenizer` for a text that cannot be encoded, which is the one after those in `ends` (`OnError`
+    /// decides then); anything else ends the run.
+    fn encode<'t>(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &'t str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()>;
 }
 
 /// What happens to a document that cannot be read or encoded.

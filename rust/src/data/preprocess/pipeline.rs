@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::chunks::{Chunk, Chunks, Position};
+use super::chunks::{Chunk, Chunks, Filled, Position};
 use super::inputs::Meter;
 use super::journal::{self, Journal};
-use super::work::{self, Encoded, Tokens};
+use super::work::{self, Encoded, Scratch, Tokens};
 use super::{Counts, Encode, KeyCounts, MAX_ERRORS, OnError, Options, Status, Summary, open_writers, place};
 use crate::data::writer::DatasetWriter;
 use crate::error::{Error, Result};
@@ -25,9 +25,20 @@ struct Done {
     input: usize,
     next: Position,
     encoded: Result<Encoded>,
+    /// To be filled again.
+    text: Filled,
 }
 
-type Numbered = (u64, Result<Chunk>);
+/// The right to read another chunk, and the buffers that one before it used: they go from the reader to a
+/// worker to the writer and back.
+#[derive(Default)]
+struct Permit {
+    text: Filled,
+    tokens: Vec<Tokens>,
+}
+
+/// A chunk's number, the chunk, and buffers for its tokens.
+type Numbered = (u64, Result<Chunk>, Vec<Tokens>);
 
 /// Encodes all chunks from the output's position on and writes them.
 pub(super) fn run<'e>(
@@ -45,7 +56,7 @@ pub(super) fn run<'e>(
     let in_flight = 2 * options.workers + 2;
     let (permit, permits) = channel();
     for _ in 0..in_flight {
-        let _ = permit.send(());
+        let _ = permit.send(Permit::default());
     }
     let (work, queue) = sync_channel(in_flight);
     let (done, results) = channel();
@@ -66,9 +77,11 @@ pub(super) fn run<'e>(
 }
 
 /// The reader thread: a chunk for each permit.
-fn feed(chunks: Chunks, permits: &Receiver<()>, work: &SyncSender<Numbered>) {
-    for (number, chunk) in chunks.enumerate() {
-        if permits.recv().is_err() || work.send((number as u64, chunk)).is_err() {
+fn feed(mut chunks: Chunks, permits: &Receiver<Permit>, work: &SyncSender<Numbered>) {
+    for number in 0.. {
+        let Ok(Permit { text, tokens }) = permits.recv() else { return };
+        let Some(chunk) = chunks.next(text).transpose() else { return };
+        if work.send((number, chunk, tokens)).is_err() {
             return;
         }
     }
@@ -81,26 +94,44 @@ fn encode_all(
     options: &Options,
     mut encoder: Box<dyn Encode + '_>,
 ) {
+    let mut scratch = Scratch::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, chunk)) = next else { return };
-        let (input, after) = chunk.as_ref().map_or((0, Position::default()), |chunk| (chunk.input, chunk.next));
-        let work = || chunk.and_then(|chunk| work::encode(&chunk, options, encoder.as_mut()));
-        let encoded = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-            // The default hook has printed where.
-            Err(Error::Internal("the tokenizer panicked".into()))
-        });
-        if done.send(Done { number, input, next: after, encoded }).is_err() {
+        let Ok((number, chunk, tokens)) = next else { return };
+        let one = encode_one(number, chunk, tokens, options, encoder.as_mut(), &mut scratch);
+        if done.send(one).is_err() {
             return;
         }
     }
+}
+
+fn encode_one(
+    number: u64,
+    chunk: Result<Chunk>,
+    tokens: Vec<Tokens>,
+    options: &Options,
+    encoder: &mut dyn Encode,
+    scratch: &mut Scratch,
+) -> Done {
+    let chunk = match chunk {
+        Ok(chunk) => chunk,
+        Err(e) => {
+            return Done { number, input: 0, next: Position::default(), encoded: Err(e), text: Filled::default() };
+        }
+    };
+    let work = AssertUnwindSafe(|| work::encode(&chunk, tokens, options, encoder, scratch));
+    let encoded = catch_unwind(work).unwrap_or_else(|_| {
+        // The default hook has printed where.
+        Err(Error::Internal("the tokenizer panicked".into()))
+    });
+    Done { number, input: chunk.input, next: chunk.next, encoded, text: chunk.text }
 }
 
 struct Collector<'a> {
     options: &'a Options,
     output: &'a mut Output,
     meter: &'a Meter,
-    permit: Sender<()>,
+    permit: Sender<Permit>,
     told: Instant,
 }
 
@@ -123,9 +154,9 @@ impl Collector<'_> {
             }
             while let Some(done) = waiting.remove(&next) {
                 next += 1;
-                self.output.take(self.options, done)?;
+                let permit = self.output.take(self.options, done)?;
                 // The reader may have ended; then nobody wants the permit.
-                let _ = self.permit.send(());
+                let _ = self.permit.send(permit);
                 interrupt.check()?;
             }
             if self.told.elapsed() >= 2 * TICK {
@@ -185,8 +216,8 @@ impl Output {
         Ok(Self { writers, position, counts, job, synced: Instant::now(), has_journal: resumed, resumed })
     }
 
-    /// Writes one chunk's tokens.
-    fn take(&mut self, options: &Options, done: Done) -> Result<()> {
+    /// Writes one chunk's tokens; gives its buffers back.
+    fn take(&mut self, options: &Options, done: Done) -> Result<Permit> {
         let encoded = done.encoded?;
         if done.input != self.counts.input {
             (self.counts.input, self.counts.lines_of_input) = (done.input, 0);
@@ -200,7 +231,7 @@ impl Output {
         self.counts.lines_of_input += encoded.lines;
         self.counts.blank_lines += encoded.blank;
         self.position = done.next;
-        Ok(())
+        Ok(Permit { text: done.text, tokens: encoded.tokens })
     }
 
     fn reject(&mut self, options: &Options, input: usize, encoded: &Encoded) -> Result<()> {
