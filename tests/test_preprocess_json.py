@@ -61,27 +61,25 @@ def check(path: Path, lines: list[bytes]) -> int:
     return len(found)
 
 
+INSIDE_STRINGS = [
+    r"\n", r"\"", r"\\", r"\/", r"\b\f\r\t", r"\u6771", r"\ud83d\ude00", r"\uD83D\uDE00", r"\u0000", r"\u001F",
+    r"\uFFFF", r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\u0041", r"\ud83d\ud83d", r"\u12", r"\u12g4", r"\x41", "\\",
+    "\x00", "\t", "\x1f", "\x7f", '"', "東京", "x" * 40, "、" * 30, "\ufeff", "\u2028", "",
+]  # fmt: skip
+OTHER = [
+    "0", "-0", "1", "-12.50", "1e999", "1E+5", "2e-3", "01", "1.", ".5", "+1", "-", "1e", "1e+", "0x1", "1_0", "true",
+    "false", "null", "NaN", "Infinity", "-Infinity", "nul", "True", "", "'a'", "[]", "[1,]", "[,1]", "[1 2]", "{}",
+    "{,}", '{"a"}', '{"a":}', '{"a":1,}', '{"a":1 "b":2}', '{"text":"x"}', "[[[]]]", "]", "}", "[}", "1}", "1]",
+]  # fmt: skip
 CHARACTERS = st.text(st.characters(codec="utf-8"), max_size=40)
-ESCAPES = st.sampled_from([
-    r"\n", r"\"", r"\\", r"\/", r"\b\f\r\t", r"\u6771", r"\ud83d\ude00", r"\uD83D\uDE00", r"\u0000",
-    r"\u001F", r"\uFFFF",
-    r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\u0041", r"\ud83d\ud83d", r"\u12", r"\u12g4", r"\x41", "\\", "\x00",
-    "\t", "\x1f", "\x7f", '"', "東京", "x" * 40, "、" * 30, "\ufeff", "\u2028", "",
-])  # fmt: skip
 STRINGS = st.one_of(
     CHARACTERS.map(lambda text: json.dumps(text, ensure_ascii=False)),
     CHARACTERS.map(json.dumps),
-    st.lists(ESCAPES, max_size=6).map(lambda parts: f'"{"".join(parts)}"'),
-)
-NUMBERS = st.sampled_from(
-    ["0", "-0", "1", "-12.50", "1e999", "1E+5", "2e-3", "01", "1.", ".5", "+1", "-", "1e", "0x1", "1_0"]
-)
-WORDS = st.sampled_from(
-    ["true", "false", "null", "NaN", "Infinity", "-Infinity", "nul", "True", "", "'a'", "[1,]", "{,}"]
+    st.lists(st.sampled_from(INSIDE_STRINGS), max_size=6).map(lambda parts: f'"{"".join(parts)}"'),
 )
 SPACE = st.sampled_from(["", "", "", " ", "\t", "\r", "  \t", "\x0b", "\u00a0", "\x0c"])
 VALUES = st.recursive(
-    st.one_of(STRINGS, NUMBERS, WORDS),
+    st.one_of(STRINGS, st.sampled_from(OTHER)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(lambda parts: f"[{', '.join(parts)}]"),
         st.lists(st.tuples(STRINGS, inner), max_size=3).map(
@@ -98,6 +96,24 @@ GOOD_ENDS = st.sampled_from(["}", "}", "}", "}", "} \r", "}}", "", ",}", "} x", 
 LINES = st.tuples(st.lists(MEMBERS, max_size=4), GOOD_ENDS).map(
     lambda line: ("{" + ",".join(line[0]) + line[1]).replace("\n", " ").encode()
 )
+
+
+PLACES = [
+    '{"text": @}', '{"text":@,"id":1}', '{"text": "a", "id": @}', '{"id": @, "text": "猫\\n"}', '{"id":[@],"text":"a"}',
+    '{"id": [1, @ ,2], "text": ""}', '{"id": {"a": @}, "text": "a"}', '{"id": {"a": 1, "b":@}, "text": "\\u6771"}',
+    '{"text": @, "text": "b"}', '{"text": "a", "text": @}', '@', '[@]', ' {"text" : @ } ',
+]  # fmt: skip
+KEY_PLACES = ['{"@": 1, "text": "a"}', '{"text": "a", "@": "b"}', '{"text@": "a"}', '{"id": {"@": 1}, "text": "a"}']
+
+
+def test_every_value_in_every_place(tmp_path: Path) -> None:
+    """Also as a key, also between other characters."""
+    strings = [
+        f"{before}{inside}{after}" for inside in INSIDE_STRINGS for before in ("", "é") for after in ("", "z" * 9)
+    ]
+    lines = [place.replace("@", value) for place in PLACES for value in [*OTHER, *(f'"{text}"' for text in strings)]]
+    lines += [place.replace("@", text) for place in KEY_PLACES for text in strings]
+    assert check(tmp_path / "a.jsonl", [line.encode() for line in lines]) > 700
 
 
 @settings(max_examples=60, deadline=None)

@@ -111,6 +111,7 @@ impl TokenType {
         match self {
             Self::U8 | Self::I8 => each(out, ids, |id| [id as u8]),
             Self::U16 | Self::I16 => each(out, ids, |id| (id as u16).to_le_bytes()),
+            Self::I32 if cfg!(target_endian = "little") => out.extend_from_slice(bytemuck::cast_slice(ids)),
             Self::I32 => each(out, ids, u32::to_le_bytes),
             Self::I64 => each(out, ids, |id| u64::from(id).to_le_bytes()),
         }

@@ -11,6 +11,8 @@ mod journal;
 mod json;
 mod pipeline;
 mod read;
+mod rows;
+mod saver;
 mod scan;
 mod sentences;
 mod texts;
@@ -29,6 +31,7 @@ use crate::interrupt::Interrupt;
 
 pub use inputs::{Format, Input, Inputs, Parquet, expand};
 pub use read::{Batch, Document, Documents};
+pub use rows::{Column, push_rows};
 pub use sentences::{Sentences, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.

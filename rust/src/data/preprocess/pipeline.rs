@@ -1,4 +1,4 @@
-//! Threads: one reads, some encode, the caller's writes in order.
+//! Threads: one reads, some encode, the caller's writes in order, one more makes that durable now and then.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::chunks::{Chunk, Chunks, Filled, Position};
 use super::inputs::Meter;
 use super::journal::{self, Journal};
+use super::saver::{self, Saver};
 use super::work::{self, Encoded, Scratch, Tokens};
 use super::{Counts, Encode, KeyCounts, MAX_ERRORS, OnError, Options, Status, Summary, open_writers, place};
 use crate::data::writer::DatasetWriter;
@@ -61,19 +62,26 @@ pub(super) fn run<'e>(
     let (work, queue) = sync_channel(in_flight);
     let (done, results) = channel();
     let queue = Mutex::new(queue);
-    std::thread::scope(|scope| {
+    let (save, to_save) = channel();
+    let (saved_by_thread, saved) = channel();
+    let result = std::thread::scope(|scope| {
         scope.spawn(move || feed(chunks, &permits, &work));
+        scope.spawn(move || saver::save_all(&to_save, &saved_by_thread, options));
         for encoder in encoders {
             let (queue, done) = (&queue, done.clone());
             scope.spawn(move || encode_all(queue, &done, options, encoder));
         }
         drop(done);
-        // Leaving this closure drops `permit` and `results`, at which the threads end.
-        let collector = Collector { options, output, meter: &meter, permit, told: Instant::now() };
+        // Leaving this closure drops `permit`, `results` and `save`, at which the threads end.
+        let saver = Saver::new(save, &saved);
+        let collector = Collector { options, output, meter: &meter, permit, saver, told: Instant::now() };
         let collected = collector.collect(results, observe, interrupt);
         meter.stop.store(true, Ordering::Relaxed);
         collected
-    })
+    });
+    // What was being saved when an error came up.
+    output.has_journal |= saved.iter().any(|saved| saved.is_ok());
+    result
 }
 
 /// The reader thread: a chunk for each permit.
@@ -132,6 +140,7 @@ struct Collector<'a> {
     output: &'a mut Output,
     meter: &'a Meter,
     permit: Sender<Permit>,
+    saver: Saver<'a>,
     told: Instant,
 }
 
@@ -149,7 +158,10 @@ impl Collector<'_> {
             match results.recv_timeout(TICK) {
                 Ok(done) => drop(waiting.insert(done.number, done)),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) if waiting.is_empty() => return observe(&self.status()),
+                Err(RecvTimeoutError::Disconnected) if waiting.is_empty() => {
+                    self.output.has_journal |= self.saver.wait(TICK, interrupt)?;
+                    return observe(&self.status());
+                }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Internal(format!("chunk {next} is lost"))),
             }
             while let Some(done) = waiting.remove(&next) {
@@ -163,8 +175,16 @@ impl Collector<'_> {
                 observe(&self.status())?;
                 self.told = Instant::now();
             }
-            self.output.sync_if_due(self.options)?;
+            self.save_if_due()?;
         }
+    }
+
+    fn save_if_due(&mut self) -> Result<()> {
+        self.output.has_journal |= self.saver.finished(Duration::ZERO)?;
+        if self.saver.is_busy() || !self.output.is_due(self.options) {
+            return Ok(());
+        }
+        self.saver.start(self.output.reached()?)
     }
 
     fn status(&self) -> Status {
@@ -185,7 +205,7 @@ pub(super) struct Output {
     position: Position,
     counts: Counts,
     job: String,
-    /// Of the last journal.
+    /// When the last journal was begun.
     synced: Instant,
     has_journal: bool,
     resumed: bool,
@@ -250,15 +270,17 @@ impl Output {
         Ok(())
     }
 
-    fn sync_if_due(&mut self, options: &Options) -> Result<()> {
-        if options.tokenizer.is_none() || self.synced.elapsed() < options.sync_every {
-            return Ok(());
-        }
-        let outputs = self.writers.iter_mut().map(DatasetWriter::sync).collect::<Result<Vec<_>>>()?;
-        let (job, counts) = (self.job.clone(), self.counts.clone());
-        Journal { job, position: self.position, outputs, counts }.save(options)?;
-        (self.synced, self.has_journal) = (Instant::now(), true);
-        Ok(())
+    fn is_due(&self, options: &Options) -> bool {
+        options.tokenizer.is_some() && self.synced.elapsed() >= options.sync_every
+    }
+
+    fn reached(&mut self) -> Result<saver::Work> {
+        self.synced = Instant::now();
+        let reached = self.writers.iter_mut().map(DatasetWriter::reached).collect::<Result<Vec<_>>>()?;
+        let (outputs, files): (Vec<_>, Vec<_>) = reached.into_iter().unzip();
+        let (job, position, counts) = (self.job.clone(), self.position, self.counts.clone());
+        let journal = Journal { job, position, outputs, counts };
+        Ok(saver::Work { files: files.into_iter().flatten().collect(), journal })
     }
 
     pub(super) fn check_not_empty(&self) -> Result<()> {

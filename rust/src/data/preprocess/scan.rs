@@ -252,7 +252,7 @@ const BLOCK: usize = 32;
 
 /// The number of bytes before the first quote, backslash or control character.
 #[inline]
-fn plain(bytes: &[u8]) -> usize {
+pub(super) fn plain(bytes: &[u8]) -> usize {
     // Most strings with escapes have many: the next one is near.
     let Some(first) = bytes.first_chunk::<8>() else { return plain_bytes(bytes) };
     if let Some(at) = special_in(*first) {
