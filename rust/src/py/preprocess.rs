@@ -34,9 +34,9 @@ struct Function<'a> {
 }
 
 impl Encode for Function<'_> {
-    fn encode<'t>(
+    fn encode(
         &mut self,
-        texts: &mut dyn Iterator<Item = &'t str>,
+        texts: &mut dyn Iterator<Item = &str>,
         out: &mut Vec<u32>,
         ends: &mut Vec<usize>,
     ) -> Result<()> {
@@ -53,9 +53,9 @@ impl Encode for Function<'_> {
 struct Native(Worker);
 
 impl Encode for Native {
-    fn encode<'t>(
+    fn encode(
         &mut self,
-        texts: &mut dyn Iterator<Item = &'t str>,
+        texts: &mut dyn Iterator<Item = &str>,
         out: &mut Vec<u32>,
         ends: &mut Vec<usize>,
     ) -> Result<()> {

@@ -41,9 +41,9 @@ pub trait Encode: Send {
     /// # Errors
     /// `Tokenizer` for a text that cannot be encoded, which is the one after those in `ends` (`OnError`
     /// decides then); anything else ends the run.
-    fn encode<'t>(
+    fn encode(
         &mut self,
-        texts: &mut dyn Iterator<Item = &'t str>,
+        texts: &mut dyn Iterator<Item = &str>,
         out: &mut Vec<u32>,
         ends: &mut Vec<usize>,
     ) -> Result<()>;

@@ -205,8 +205,9 @@ pub(super) struct Output {
     position: Position,
     counts: Counts,
     job: String,
-    /// When the last journal was begun.
+    /// When the last journal was begun, and how far it was then.
     synced: Instant,
+    synced_to: Position,
     has_journal: bool,
     resumed: bool,
 }
@@ -233,7 +234,8 @@ impl Output {
     fn start(options: &Options, journal: Journal, resumed: bool, interrupt: Interrupt) -> Result<Self> {
         let Journal { job, position, outputs, counts } = journal;
         let writers = open_writers(options, &outputs, interrupt)?;
-        Ok(Self { writers, position, counts, job, synced: Instant::now(), has_journal: resumed, resumed })
+        let synced = Instant::now();
+        Ok(Self { writers, position, counts, job, synced, synced_to: position, has_journal: resumed, resumed })
     }
 
     /// Writes one chunk's tokens; gives its buffers back.
@@ -271,11 +273,11 @@ impl Output {
     }
 
     fn is_due(&self, options: &Options) -> bool {
-        options.tokenizer.is_some() && self.synced.elapsed() >= options.sync_every
+        options.tokenizer.is_some() && self.position != self.synced_to && self.synced.elapsed() >= options.sync_every
     }
 
     fn reached(&mut self) -> Result<saver::Work> {
-        self.synced = Instant::now();
+        (self.synced, self.synced_to) = (Instant::now(), self.position);
         let reached = self.writers.iter_mut().map(DatasetWriter::reached).collect::<Result<Vec<_>>>()?;
         let (outputs, files): (Vec<_>, Vec<_>) = reached.into_iter().unzip();
         let (job, position, counts) = (self.job.clone(), self.position, self.counts.clone());
