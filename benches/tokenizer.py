@@ -85,6 +85,18 @@ def grouped(texts: list[str], size: int = 200_000) -> list[list[str]]:
     return groups
 
 
+EOD_NAMES = ("<|endoftext|>", "<EOD|LLM-jp>", "</s>")
+
+
+def eod_piece(tok: lc.Tokenizer, asked: str | None = None) -> str:
+    """What a user of the model would name as the end of a document."""
+    names = [asked] if asked else EOD_NAMES
+    found = next((name for name in names if tok.piece_to_id(name) is not None), None)
+    if found is None:
+        raise SystemExit(f"the model has none of {', '.join(names)}; name its end of a document with --eod-token")
+    return found
+
+
 def preprocess_speed(model: Path, documents: list[str], megabytes: float, rounds: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "text.jsonl"
@@ -99,6 +111,8 @@ def preprocess_speed(model: Path, documents: list[str], megabytes: float, rounds
                 "--output-prefix",
                 str(Path(folder) / f"out{turn}"),
                 "--append-eod",
+                "--eod-token",
+                eod_piece(lc.Tokenizer.from_file(model)),
             ]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command + rest, check=True, capture_output=True)
