@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::base64;
 use super::charsmap::Charsmap;
 use super::hf::Pipeline;
 use super::model_file::{Kind, ModelFile, ModelType, Piece};
@@ -172,7 +173,7 @@ fn normalizer(file: &ModelFile<'_>) -> Result<Value> {
     if !spec.charsmap.is_empty() {
         let pairs = voiced_kana(&Charsmap::new(spec.charsmap)?);
         steps.extend(pairs.into_iter().map(|(from, to)| replace(json!({"String": from}), &to)));
-        steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(spec.charsmap)}));
+        steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(spec.charsmap)}));
     }
     if spec.remove_extra_whitespaces {
         steps.push(replace(json!({"Regex": r"\A +| +\z"}), ""));
@@ -216,30 +217,4 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
         serde_json::to_writer(&mut *file, value).map_err(|e| Error::io(path, "write")(e.into()))?;
         file.write_all(b"\n").map_err(Error::io(path, "write"))
     })
-}
-
-/// RFC 4648 with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let three = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for digit in 0..4 {
-            let at = (bits >> (18 - 6 * digit)) & 63;
-            text.push(if digit > chunk.len() { '=' } else { char::from(DIGITS[at as usize]) });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_pads() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (bytes, want) in cases {
-            assert_eq!(super::base64(bytes.as_bytes()), want);
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod names;
 mod normalize;
 mod offsets;
 mod pattern;
+mod precompiled;
 mod read;
 mod split;
 mod text;
