@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::base64;
 use super::charsmap::Charsmap;
+use super::compat::Compat;
 use super::hf::Pipeline;
 use super::model_file::{Kind, ModelFile, ModelType, Piece};
 use super::tokenizer::Tokenizer;
@@ -40,7 +41,13 @@ impl Tokenizer {
         }
         let file = ModelFile::parse(self.model_bytes())?;
         refuse(&file)?;
-        let tokenizer = self.tokenizer_json(&file)?;
+        // Scores of reserved pieces are made from paths, which are SentencePiece's.
+        let tokenizer = match self.compat() {
+            Compat::HuggingFace => {
+                Self::from_bytes(self.model_bytes().to_vec(), Compat::SentencePiece)?.tokenizer_json(&file)?
+            }
+            _ => self.tokenizer_json(&file)?,
+        };
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         write_json(&dir.join("tokenizer.json"), &tokenizer)?;
         let specials = self.specials_json(|id| id);
@@ -61,7 +68,7 @@ impl Tokenizer {
         write_json(&dir.join("special_tokens_map.json"), &specials)
     }
 
-    fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
+    pub(super) fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
         Ok(json!({
             "version": "1.0",
             "truncation": null,
