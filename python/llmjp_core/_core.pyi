@@ -176,14 +176,15 @@ class Tokenizer:
             path: the file or folder. A folder's `tokenizer_config.json` names its special tokens.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
                 models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
-                Hugging Face makes of the folder that `export` writes; unigram models with the
-                `identity` normaliser). A `tokenizer.json` is always "hf".
+                Hugging Face makes of the folder that `export` writes). A `tokenizer.json` is
+                always "hf".
             special_tokens: of a `tokenizer.json`, the tokens behind `bos_id`, `eos_id`, `pad_id` and
                 `unk_id`, by "bos_token", ...; default: the usual names among its special tokens.
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
-            UnsupportedModelError: a component of `tokenizer.json` is not supported (named).
+            UnsupportedModelError: a component of `tokenizer.json`, or a model beyond the limits, is
+                not supported (named).
             FileError: the file cannot be read.
         """
 
@@ -209,9 +210,12 @@ class Tokenizer:
                 `normalization_rule_name` ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" or
                 "identity"), `max_sentence_length` (4192 bytes; longer sentences are cut at
                 sentence ends, counted and reported), `max_sentencepiece_length` (16),
+                `pretokenization_delimiter` (no piece crosses it), `auto_character_coverage` (BPE
+                with `byte_fallback`: the alphabet that gives the fewest tokens),
                 `num_threads` (changes no result). Further:
                 `vocab`, a path for the list of pieces with their scores;
-                `input_format`, "text" or "jsonl" for files whose names do not say it;
+                `input_format`, "text" or "jsonl" for files whose names do not say it, or "tsv"
+                (a line is a sentence, a tab and how often it occurs);
                 `json_key` ("text"); `normalizer_from`, a model file whose normaliser is taken;
                 `progress`, False or a function of what is done; `report`, a function that is
                 given counts of what became of the text (default: cuts are told on stderr).

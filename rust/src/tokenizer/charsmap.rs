@@ -140,12 +140,29 @@ impl Charsmap {
             }
             node ^= offset(unit);
             if has_leaf(unit) {
-                found = Some(((self.units[node] & !(1 << 31)) as usize, at + 1));
+                found = Some((node, at + 1));
                 rules += 1;
             }
         }
-        let (start, length) = found?;
-        let text = &self.replacements[start..];
-        Some((text.split('\0').next().unwrap_or_default(), length))
+        found.map(|(leaf, length)| (self.replacement(leaf), length))
+    }
+
+    /// The shortest rule that `input` begins with: its replacement and how many bytes it takes.
+    pub(super) fn shortest_rule(&self, input: &[u8]) -> Option<(&str, usize)> {
+        let mut node = offset(self.units[0]);
+        for (at, &byte) in input.iter().enumerate() {
+            let leaf = has_leaf(self.units[node ^ usize::from(byte)]);
+            node = self.child(node, byte).filter(|_| byte != 0)?;
+            if leaf {
+                return Some((self.replacement(node), at + 1));
+            }
+        }
+        None
+    }
+
+    /// What the leaf at a place of the array stands for.
+    fn replacement(&self, leaf: usize) -> &str {
+        let text = &self.replacements[(self.units[leaf] & !(1 << 31)) as usize..];
+        text.split('\0').next().unwrap_or_default()
     }
 }

@@ -5,6 +5,7 @@
 //! buffers, so that a text costs no allocation once they have grown.
 
 mod automaton;
+mod base64;
 mod batch;
 mod bpe;
 mod characters;

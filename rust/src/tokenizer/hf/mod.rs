@@ -14,6 +14,7 @@ mod names;
 mod normalize;
 mod offsets;
 mod pattern;
+mod precompiled;
 mod read;
 mod split;
 mod text;
@@ -29,7 +30,7 @@ use text::{Span, Text};
 use unigram::{Finder, Unigram};
 
 pub use read::SpecialTokens;
-pub(super) use read::{is_json, read};
+pub(super) use read::{is_json, of_export, read};
 
 use crate::error::Result;
 use crate::interrupt::Interrupt;

@@ -19,7 +19,7 @@ pub(super) struct Unigram {
 
 impl Unigram {
     /// # Errors
-    /// `Tokenizer` for what no automaton can be made of.
+    /// `UnsupportedModel` for what no automaton can be made of.
     pub(super) fn new(vocab: &[(&str, f64)], unknown: u32, bytes: Option<Box<[Option<u32>; 256]>>) -> Result<Self> {
         let lowest = vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
         let tokens = vocab.iter().enumerate().filter(|(_, (text, _))| !text.is_empty());
