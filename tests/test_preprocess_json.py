@@ -178,4 +178,5 @@ def test_keys_are_read_in_their_order(tmp_path: Path) -> None:
     made = lc.data.tokenize(path, lc.Tokenizer.from_file(MODEL), tmp_path / "d", append_eod=False, keys=["a", "b"])
     want = {key: [REFERENCE.encode(json.loads(line)[key]) for line in lines] for key in "ab"}
     for dataset in made.datasets:
-        assert [ids.tolist() for ids in dataset.open()] == want[dataset.key]
+        opened = dataset.open()
+        assert [opened[at].tolist() for at in range(len(opened))] == want[dataset.key]
