@@ -1,7 +1,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, Literal, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -296,11 +296,13 @@ class Tokenizer:
             UnsupportedModelError: the model cannot be sampled from.
         """
 
+    @overload
     def encode_flat(
         self,
         texts: Iterable[str | bytes],
         num_threads: int | None = None,
         *,
+        return_offsets: None = None,
         enable_sampling: bool = False,
         alpha: float = 0.1,
         nbest_size: int = -1,
@@ -308,15 +310,38 @@ class Tokenizer:
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As `encode_batch`, as one array of all ids and one of offsets.
 
+        Args:
+            return_offsets: "bytes" or "characters": a third array has the place of each token, as
+                Hugging Face's `offset_mapping`. Bytes are of UTF-8; of `bytes`, each byte that is
+                not UTF-8 is a character. The bytes of an unknown character share its place: the
+                last has it, the others are empty and stand at its beginning.
+
         Returns:
-            `(ids, offsets)`; text `i` is `ids[offsets[i]:offsets[i + 1]]`.
+            `(ids, offsets)`; text `i` is `ids[offsets[i]:offsets[i + 1]]`. With `return_offsets`
+            `(ids, offsets, places)`; token `k` stands for `[places[k, 0], places[k, 1])` of its text.
+
+        Examples:
+            >>> ids, offsets, places = tok.encode_flat(texts, return_offsets="characters")
+            >>> [texts[0][begin:end] for begin, end in places[: offsets[1]]]
         """
 
+    @overload
+    def encode_flat(
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        return_offsets: Literal["bytes", "characters"],
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
     def encode_as_pieces(self, text: str | bytes) -> list[str]:
         """The pieces of a text, as strings; `▁` is a space."""
 
-    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int | None, str, int, int]]:
-        """The tokens of a text as `(id, piece, begin, end)`.
+    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int, str, int, int]]:
+        """The tokens of a text as `(id, piece, begin, end)`; `encode_flat` has them as arrays, faster.
 
         Places count characters of a `str`, bytes of `bytes`. The bytes of an unknown character
         share its place: the last has it, the others are empty and stand at its beginning.

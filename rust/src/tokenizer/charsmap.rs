@@ -8,13 +8,10 @@ use crate::error::{Error, Result};
 
 /// The reference looks at this many nested rules.
 const MAX_RULES: usize = 32;
-const PLANE: usize = 1 << 16;
 
 pub(super) struct Charsmap {
     units: Vec<u32>,
     replacements: String,
-    /// A bit for each character of the basic plane that no rule begins with.
-    inert: Vec<u64>,
 }
 
 /// What a character may do to the text, by the rules.
@@ -59,13 +56,8 @@ impl Charsmap {
         if !replacements.ends_with('\0') {
             return Err(broken("the last replacement has no end"));
         }
-        let mut map = Self { units, replacements: replacements.to_owned(), inert: vec![0; PLANE / 64] };
+        let map = Self { units, replacements: replacements.to_owned() };
         map.check()?;
-        let characters = (0..PLANE as u32).filter_map(char::from_u32);
-        for character in characters {
-            let inert = u64::from(map.role(character) == Role::Inert);
-            map.inert[character as usize / 64] |= inert << (character as usize % 64);
-        }
         Ok(map)
     }
 
@@ -111,13 +103,6 @@ impl Charsmap {
             }
             bytes.pop();
         }
-    }
-
-    /// Whether no rule begins with `character`; a no may be wrong.
-    #[inline]
-    pub(super) fn is_inert(&self, character: char) -> bool {
-        let at = character as usize;
-        self.inert.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
     /// Every offset stays inside the array and every value is the start of a replacement.

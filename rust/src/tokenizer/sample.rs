@@ -7,7 +7,7 @@
 
 use super::automaton::{Automaton, Match, Packed, ROOT, Score};
 use super::sample_bpe::Dropout;
-use super::tokenizer::{Engine, Tokenizer};
+use super::tokenizer::{Engine, Inner, Tokenizer};
 use super::unigram::Step;
 use super::worker::{Emitter, Text, Worker};
 use crate::error::{Error, Result};
@@ -98,18 +98,22 @@ impl Worker {
     /// Appends the ids of a segmentation of `text`, the `number`th of its batch, drawn as
     /// `sampling` says, which `check_sampling` has let pass.
     pub fn sample<'t>(&mut self, text: impl Into<Text<'t>>, sampling: &Sampling, number: u64, out: &mut Vec<u32>) {
-        let mut random = Random::new(sampling.seed, number);
         let model = &self.model;
-        model.normalizer.normalize(text.into().bytes(), &mut self.normalized);
-        let text = &self.normalized.text;
-        let steps = match &model.engine {
-            Engine::Current(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::Classic(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::HuggingFace(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::Bpe(bpe) => Dropout::new(bpe, &model.vocab, text).run(sampling.alpha, &mut random),
-            Engine::Json(..) => Vec::new(),
-        };
+        model.normalizer.normalize_text(text.into(), &mut self.normalized);
+        let steps = draw(model, &self.normalized.text, sampling, number);
         Emitter::emit(&model.vocab, steps.into_iter(), out);
+    }
+}
+
+/// The pieces of normalised text, the `number`th of its batch, last first.
+pub(super) fn draw(model: &Inner, text: &str, sampling: &Sampling, number: u64) -> Vec<Step> {
+    let mut random = Random::new(sampling.seed, number);
+    match &model.engine {
+        Engine::Current(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::Classic(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::HuggingFace(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::Bpe(bpe) => Dropout::new(bpe, &model.vocab, text).run(sampling.alpha, &mut random),
+        Engine::Json(..) => Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@
 use unicode_segmentation::GraphemeCursor;
 
 use super::super::base64;
-use super::super::charsmap::Charsmap;
+use super::super::charsmap::{Charsmap, Role};
 use super::json::At;
 use super::text::Text;
 use crate::error::{Error, Result};
@@ -16,8 +16,13 @@ use crate::error::{Error, Result};
 /// Bytes of a cluster that is too long to be replaced as a whole.
 const LONG: usize = 6;
 
+/// Characters of the basic plane.
+const PLANE: u32 = 1 << 16;
+
 pub(super) struct Precompiled {
     map: Charsmap,
+    /// Bits of the characters of the basic plane that no rule begins with.
+    inert: Vec<u64>,
 }
 
 impl Precompiled {
@@ -30,7 +35,11 @@ impl Precompiled {
             Error::Tokenizer(what) => at.wrong(&what),
             other => other,
         })?;
-        Ok(Self { map })
+        let mut inert = vec![0; PLANE as usize / 64];
+        for character in (0..PLANE).filter_map(char::from_u32).filter(|c| map.role(*c) == Role::Inert) {
+            inert[character as usize / 64] |= 1 << (character as usize % 64);
+        }
+        Ok(Self { map, inert })
     }
 
     pub(super) fn run(&self, text: &Text, out: &mut Text) {
@@ -72,7 +81,8 @@ impl Precompiled {
 
     /// Bytes of the characters at the beginning that no rule begins with.
     fn quiet(&self, text: &str) -> usize {
-        let rule = text.char_indices().find(|(_, character)| !self.map.is_inert(*character));
+        let is_inert = |c: char| self.inert.get(c as usize / 64).is_some_and(|bits| bits >> (c as usize % 64) & 1 == 1);
+        let rule = text.char_indices().find(|(_, character)| !is_inert(*character));
         rule.map_or(text.len(), |(at, _)| at)
     }
 }

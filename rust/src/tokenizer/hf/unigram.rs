@@ -1,9 +1,11 @@
 //! Unigram models as `tokenizers` runs them: sums in f64, every token of the vocabulary can match.
 
 use super::super::automaton::{Automaton, Entry};
-use super::super::unigram::{HuggingFace, Search, Step};
+use super::super::unigram::{HuggingFace, Plain, Search, Step};
+use super::super::worker::Watched;
 use super::names::Names;
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 
 /// What an unknown character costs below the worst token.
 const UNKNOWN_PENALTY: f64 = 10.0;
@@ -34,10 +36,18 @@ pub(super) struct Finder {
 
 impl Finder {
     /// Gives the tokens of `word` with their places in it.
-    pub(super) fn run(&mut self, model: &Unigram, names: &Names, word: &str, mut give: impl FnMut(u32, usize, usize)) {
+    pub(super) fn run(
+        &mut self,
+        model: &Unigram,
+        names: &Names,
+        word: &str,
+        interrupt: Interrupt<'_>,
+        mut give: impl FnMut(u32, usize, usize),
+    ) {
         let steps = &mut self.steps;
         steps.clear();
-        self.search.run(&model.automaton, word, |search| search.backwards(|step| steps.push(step)));
+        let source = Watched::new(Plain(word), interrupt);
+        self.search.run(&model.automaton, source, |search| search.backwards(|step| steps.push(step)));
         let mut at = 0;
         // Unknown characters side by side are one token.
         let mut unknown_from = None;
