@@ -137,6 +137,11 @@ fn change(random: &mut Random, seeds: &[(String, Vec<u8>)], file: &mut Vec<u8>) 
     }
 }
 
+/// Times as many changes as usual, and other ones: `FUZZ_TIMES` of a long run.
+fn times() -> usize {
+    std::env::var("FUZZ_TIMES").map_or(1, |times| times.parse().expect("FUZZ_TIMES is a whole number"))
+}
+
 /// Runs `body` over the seeds of a target and `changes` changed ones.
 fn replay(target: &str, body: fn(&[u8]), changes: usize, fixed: usize) {
     let seeds = seeds(target);
@@ -149,8 +154,8 @@ fn replay(target: &str, body: fn(&[u8]), changes: usize, fixed: usize) {
         assert!(used <= limit, "{target}, {name}: {} bytes took {used} bytes of memory", file.len());
     };
     seeds.iter().for_each(|(name, file)| run(name, file));
-    let mut random = Random(0);
-    for number in 0..changes {
+    let mut random = Random(times() as u64);
+    for number in 0..changes * times() {
         let (name, seed) = &seeds[random.below(seeds.len())];
         let mut file = seed.clone();
         for _ in 0..1 + random.below(4) {
