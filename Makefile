@@ -52,7 +52,7 @@ soak: $(VENV)/.tested  ## kill and resume at random for MINUTES (default 30), co
 
 where:  ## make where OP=rms_norm: every place of an op
 	@test -n "$(OP)" || { echo "say which: make where OP=rms_norm"; exit 2; }
-	@find rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
+	@find kernels rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
 
 clean:  ## remove build products and .venv
 	rm -rf target $(VENV) python/llmjp_core/_core*.so

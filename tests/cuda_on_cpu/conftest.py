@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from cuda_on_cpu import build
+from cuda_on_cpu.emulator import Kernels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiler() -> None:
+    if not shutil.which(build.COMPILER):
+        pytest.skip(f"no C++ compiler `{build.COMPILER}`: install g++ 12 or later, or name one by CXX")
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    """All kernels, each access checked."""
+    return Kernels(build.library(build.sources(), "checked"))
