@@ -8,7 +8,7 @@ RUN    := PYTHONPATH= VIRTUAL_ENV=$(abspath $(VENV))
 # What the compiled extension is made from. Python sources are not in it: the install is editable.
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs')
 
-.PHONY: help setup quickstart test test-rust test-python check lint fmt bench soak where clean
+.PHONY: help setup quickstart test test-rust test-python check lint fmt bench kernels soak where clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ fmt:  ## format Rust and Python
 bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory of the trainer, and the drop-in for PyTorch
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
+
+kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
+	$(BIN)/python scripts/compile_kernels.py
 
 soak: $(VENV)/.tested  ## kill and resume at random for MINUTES (default 30), compare with a run left alone
 	$(BIN)/python benches/soak.py --minutes $${MINUTES:-30}

@@ -107,14 +107,14 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
 }  // namespace layer_norm
 
 #define LAYER_NORM(name, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(layer_norm::THREADS)                                               \
+    extern "C" __global__ void __launch_bounds__(layer_norm::THREADS, 1)                                            \
         layer_norm_fwd_##name(T* y, T* sum, float* mean, float* rstd, const T* x, const T* residual, const T* w,    \
                               const T* bias, float eps, size_t rows, size_t d) {                                    \
         if (fits(d, y, sum, x, residual, w, bias))                                                                  \
             layer_norm::forward_rows<WIDE<T>>(y, sum, mean, rstd, x, residual, w, bias, eps, rows, d);              \
         else layer_norm::forward_rows<1>(y, sum, mean, rstd, x, residual, w, bias, eps, rows, d);                   \
     }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(layer_norm::THREADS)                                               \
+    extern "C" __global__ void __launch_bounds__(layer_norm::THREADS, 1)                                            \
         layer_norm_bwd_##name(T* dx, float* partial, const T* dy, const T* x, const float* mean, const float* rstd, \
                               const T* w, const T* dresidual, size_t rows, size_t d) {                              \
         if (fits(d, dx, dy, x, w, dresidual))                                                                       \

@@ -10,7 +10,9 @@ namespace {
 
 constexpr int THREADS = 512;
 // Vectors of a row that a thread keeps in registers, so that memory is read once; longer rows are read again.
-constexpr int KEPT = 4;
+// Backward keeps x, dy and the sums for dw: with more vectors it would need more than the 128 registers that 512
+// threads can have.
+constexpr int KEPT = 4, KEPT_BACKWARD = 2;
 
 template <int V, typename T>
 __device__ void forward_row(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* w, float eps, size_t d) {
@@ -47,39 +49,40 @@ __device__ void forward_rows(T* y, T* sum, float* rstd, const T* x, const T* res
     }
 }
 
-// The sums over rows for the columns of this thread: the first KEPT vectors in registers, the others in `partial`.
+// The sums over rows for the columns of this thread: the first vectors in registers, the others in `partial`.
 template <int V, typename T>
 __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, const float* rstd, const T* w,
                               const T* dresidual, size_t rows, size_t d) {
-    float dw[KEPT][V] = {};
+    float dw[KEPT_BACKWARD][V] = {};
     partial += blockIdx.x * d;
     for (size_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const T *g = dy + n * d, *u = x + n * d;
-        Vec<T, V> kept_g[KEPT], kept_u[KEPT];
+        Vec<T, V> kept_g[KEPT_BACKWARD], kept_u[KEPT_BACKWARD];
         float dot[1] = {0}, r = rstd[n];
-        for_row<V, KEPT>(d, [&](int k, size_t i) {
+        for_row<V, KEPT_BACKWARD>(d, [&](int k, size_t i) {
             Vec<T, V> gv = load<V>(g + i), uv = load<V>(u + i), scale = load<V>(w + i);
-            if (k < KEPT) kept_g[k] = gv, kept_u[k] = uv;
+            if (k < KEPT_BACKWARD) kept_g[k] = gv, kept_u[k] = uv;
             for (int j = 0; j < V; j++) dot[0] += gv[j] * scale[j] * uv[j];
         });
         block_sum(dot);
         float c = -dot[0] * r * r / d;
-        for_row<V, KEPT>(d, [&](int k, size_t i) {
-            Vec<T, V> gv = k < KEPT ? kept_g[k] : load<V>(g + i), uv = k < KEPT ? kept_u[k] : load<V>(u + i);
+        for_row<V, KEPT_BACKWARD>(d, [&](int k, size_t i) {
+            Vec<T, V> gv = k < KEPT_BACKWARD ? kept_g[k] : load<V>(g + i),
+                      uv = k < KEPT_BACKWARD ? kept_u[k] : load<V>(u + i);
             Vec<T, V> scale = load<V>(w + i), out, more = gv;
             if (dresidual) more = load<V>(dresidual + n * d + i);
             for (int j = 0; j < V; j++) {
                 float grad = r * fmaf(uv[j], c, scale[j] * gv[j]), term = gv[j] * r * uv[j];
                 out.set(j, dresidual ? grad + more[j] : grad);
-                if (k < KEPT) dw[k][j] += term;
+                if (k < KEPT_BACKWARD) dw[k][j] += term;
                 else partial[i + j] = n == blockIdx.x ? term : partial[i + j] + term;
             }
             store<V>(dx + n * d + i, out);
         });
     }
-    for_row<V, KEPT>(d, [&](int k, size_t i) {
+    for_row<V, KEPT_BACKWARD>(d, [&](int k, size_t i) {
         for (int j = 0; j < V; j++)
-            if (k < KEPT) partial[i + j] = dw[k][j];
+            if (k < KEPT_BACKWARD) partial[i + j] = dw[k][j];
     });
 }
 
@@ -87,13 +90,13 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
 }  // namespace rms_norm
 
 #define RMS_NORM(name, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(rms_norm::THREADS) rms_norm_fwd_##name(                          \
+    extern "C" __global__ void __launch_bounds__(rms_norm::THREADS, 2) rms_norm_fwd_##name(                       \
         T* y, T* sum, float* rstd, const T* x, const T* residual, const T* w, float eps, size_t rows, size_t d) { \
         if (fits(d, y, sum, x, residual, w))                                                                      \
             rms_norm::forward_rows<WIDE<T>>(y, sum, rstd, x, residual, w, eps, rows, d);                          \
         else rms_norm::forward_rows<1>(y, sum, rstd, x, residual, w, eps, rows, d);                               \
     }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(rms_norm::THREADS)                                               \
+    extern "C" __global__ void __launch_bounds__(rms_norm::THREADS, 1)                                            \
         rms_norm_bwd_##name(T* dx, float* partial, const T* dy, const T* x, const float* rstd, const T* w,        \
                             const T* dresidual, size_t rows, size_t d) {                                          \
         if (fits(d, dx, dy, x, w, dresidual))                                                                     \
