@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 
 #include "registry.h"
 #include "runtime.h"
@@ -75,13 +76,18 @@ int find_module(dl_phdr_info* info, size_t, void*) {
     return 0;
 }
 
+size_t cell_bytes(Range range) { return ((range.end - range.begin) / GRAIN + 2) * sizeof(Cell); }
+
+// Pages come when they are touched: a buffer may be larger than the machine's memory.
 Region make(Range range, int kind, const char* what) {
-    size_t cells = (range.end - range.begin) / GRAIN + 2;
-    return {range, kind, static_cast<Cell*>(calloc(cells, sizeof(Cell))), what};
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* cells = mmap(nullptr, cell_bytes(range), PROT_READ | PROT_WRITE, flags, -1, 0);
+    return {range, kind, cells == MAP_FAILED ? nullptr : static_cast<Cell*>(cells), what};
 }
 
 void clear_cells() {
-    for (int i = 0; i < count; i++) free(regions[i].cells);
+    for (int i = 0; i < count; i++)
+        if (regions[i].cells) munmap(regions[i].cells, cell_bytes(regions[i].range));
     count = 0;
 }
 
@@ -151,7 +157,7 @@ void check(const void* p, size_t bytes, Kind kind, void* from) {
 
 }  // namespace
 
-void begin_launch(const Buffer* buffers, int n) {
+bool begin_launch(const Buffer* buffers, int n) {
     if (!module.begin) dl_iterate_phdr(find_module, nullptr);
     clear_cells();
     last = 0;
@@ -162,12 +168,15 @@ void begin_launch(const Buffer* buffers, int n) {
         auto begin = static_cast<const char*>(buffers[i].at);
         regions[count++] = make({begin, begin + buffers[i].bytes}, buffers[i].kind, "buffer");
     }
+    for (int i = 0; i < count; i++)
+        if (!regions[i].cells) return false;
+    return true;
 }
 
 void begin_block() {
     for (int i = 0; i < shared_count; i++) {
         Region& r = regions[i];
-        memset(r.cells, 0, ((r.range.end - r.range.begin) / GRAIN + 2) * sizeof(Cell));
+        memset(r.cells, 0, cell_bytes(r.range));
     }
 }
 
@@ -177,6 +186,13 @@ void end_launch() { clear_cells(); }
 
 void atomic_access(const void* at, size_t bytes) {
     checker::check(at, bytes, checker::ATOMIC, __builtin_return_address(0));
+}
+
+void read_access(const void* at, size_t bytes) {
+    checker::check(at, bytes, checker::READ, __builtin_return_address(0));
+}
+void write_access(const void* at, size_t bytes) {
+    checker::check(at, bytes, checker::WRITE, __builtin_return_address(0));
 }
 
 }  // namespace cuda_on_cpu

@@ -35,7 +35,7 @@ struct __nv_bfloat16 {
 
 namespace cuda_on_cpu {
 
-enum Collective { SHUFFLE, BALLOT, SYNCWARP };
+enum Collective { SHUFFLE, BALLOT, SYNCWARP, MATRIX };
 
 // Where in the source a thread waits. Threads that meet must come from one place.
 struct Place {
@@ -53,6 +53,35 @@ void* dynamic_shared();
 void expect_aligned(const void* at, size_t alignment);
 // Tells the checker of an access that cannot race with others of its kind.
 void atomic_access(const void* at, size_t bytes);
+
+// Every lane's `bytes` at `mine`, in the order of the lanes; all lanes take part.
+void gather(const void* mine, void* all, size_t bytes, Place place);
+
+void load_matrices(unsigned (&pieces)[4], const void* row, bool transposed, Place place);
+
+// Lands at the latest when it is waited for; until then the place holds NaN, as it may be written at any moment.
+void copy_async(void* shared, const void* global, bool valid);
+void commit_copies();
+void wait_copies(unsigned groups);
+
+struct Pieces {
+    unsigned a[4], b[2];
+};
+
+// The lane's part of c += a·b. Products and sums in f32, one after the other.
+template <typename F>
+void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], F widen, Place place) {
+    Pieces mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
+    gather(&mine, all, sizeof(mine), place);
+    int g = lane() / 4, column = lane() % 4 * 2;
+    for (int r = 0; r < 4; r++) {
+        for (int k = 0; k < 16; k++) {
+            const Pieces &left = all[g * 4 + k % 8 / 2], &right = all[(column + r % 2) * 4 + k % 8 / 2];
+            unsigned x = left.a[r / 2 + k / 8 * 2] >> k % 2 * 16, y = right.b[k / 8] >> k % 2 * 16;
+            c[r] = std::fma(widen(x & 0xffff), widen(y & 0xffff), c[r]);
+        }
+    }
+}
 
 template <typename T> T shuffle(unsigned mask, T value, int source, Place place) {
     static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");

@@ -26,7 +26,15 @@ constexpr unsigned MAX_THREADS = 1024;
 constexpr size_t STACK = 128 << 10, SHARED_LIMIT = 227 << 10, STATIC_LIMIT = 48 << 10;
 
 enum State { READY, AT_BARRIER, IN_COLLECTIVE, DONE };
-const char* const NAMES[] = {"shuffle", "__ballot_sync", "__syncwarp"};
+const char* const NAMES[] = {"shuffle", "__ballot_sync", "__syncwarp", "an instruction on matrices"};
+
+// A copy that copy_async has started.
+struct Copy {
+    void* to;
+    const void* from;
+    bool valid;
+    unsigned group;
+};
 
 struct Fiber {
     ucontext_t context;
@@ -39,6 +47,11 @@ struct Fiber {
     unsigned mask;
     uint64_t value, result;
     int source;
+    const void* mine;
+    void* all;
+    size_t bytes;
+    std::vector<Copy> copies;
+    unsigned group;
 };
 
 struct Warp {
@@ -226,7 +239,11 @@ void run_block(unsigned number) {
     if (!dynamic_memory.empty()) memset(dynamic_memory.data(), 0xff, dynamic_memory.size());
     checker::begin_block();
     memset(ready, 0, sizeof(ready));
-    for (unsigned t = 0; t < threads; t++) set_ready(t, true);
+    for (unsigned t = 0; t < threads; t++) {
+        set_ready(t, true);
+        fibers[t].copies.clear();
+        fibers[t].group = 0;
+    }
     current = pick();
     threadIdx = split(current, blockDim);
     enter(nullptr, &fibers[current]);
@@ -313,6 +330,8 @@ void finish(unsigned first, unsigned mask) {
         Fiber& f = warp[l];
         f.result = f.value;
         if (f.kind == SHUFFLE && f.source >= 0) f.result = warp[f.source].value;
+        if (f.kind == MATRIX)
+            for (int k = 0; k < 32; k++) memcpy(static_cast<char*>(f.all) + k * f.bytes, warp[k].mine, f.bytes);
         if (f.kind == BALLOT) {
             f.result = 0;
             for (int k = 0; k < 32; k++)
@@ -355,6 +374,58 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source, 
     if (all) finish(first, mask);
     run_next();
     return f.result;
+}
+
+void gather(const void* mine, void* all, size_t bytes, Place place) {
+    Fiber& f = fibers[current];
+    f.mine = mine, f.all = all, f.bytes = bytes;
+    collective(MATRIX, 0xffffffffu, 0, -1, place);
+}
+
+// Each lane reads what it gets, so that a race names the right one.
+void load_matrices(unsigned (&pieces)[4], const void* row, bool transposed, Place place) {
+    expect_aligned(row, 16);
+    const uint16_t* rows[32];
+    gather(&row, rows, sizeof(row), place);
+    int g = lane() / 4, c = lane() % 4 * 2;
+    for (int r = 0; r < 4; r++) {
+        unsigned value[2];
+        for (int k = 0; k < 2; k++) {
+            const uint16_t* at = transposed ? rows[8 * r + c + k] + g : rows[8 * r + g] + c + k;
+            read_access(at, 2);
+            value[k] = *at;
+        }
+        pieces[r] = value[0] | value[1] << 16;
+    }
+}
+
+void copy_async(void* shared, const void* global, bool valid) {
+    expect_aligned(shared, 16);
+    expect_aligned(global, 16);
+    if (!static_shared_range().holds(shared) && !dynamic_shared_range().holds(shared))
+        fail("copy_async: " + me() + " copies to memory that is not shared");
+    Fiber& f = fibers[current];
+    write_access(shared, 16);
+    memset(shared, 0xff, 16);
+    f.copies.push_back({shared, global, valid, f.group});
+}
+
+void commit_copies() { fibers[current].group++; }
+
+void wait_copies(unsigned groups) {
+    Fiber& f = fibers[current];
+    std::vector<Copy> left;
+    for (const Copy& c : f.copies) {
+        if (c.group + groups >= f.group) {
+            left.push_back(c);
+            continue;
+        }
+        if (c.valid) read_access(c.from, 16);
+        write_access(c.to, 16);
+        if (c.valid) memcpy(c.to, c.from, 16);
+        else memset(c.to, 0, 16);
+    }
+    f.copies = left;
 }
 
 }  // namespace cuda_on_cpu
@@ -401,10 +472,13 @@ extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(const c
             dynamic_base = reinterpret_cast<char*>(base);
             dynamic_memory.resize(dynamic_base - dynamic_memory.data() + shared);
         }
-        checker::begin_launch(buffers, buffer_count);
-        active = true;
-        run_grid();
-        active = false;
+        if (checker::begin_launch(buffers, buffer_count)) {
+            active = true;
+            run_grid();
+            active = false;
+        } else {
+            error = "no address space to watch the buffers";
+        }
         checker::end_launch();
     }
     snprintf(message, message_size, "%s", error.c_str());

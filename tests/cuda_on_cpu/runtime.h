@@ -44,8 +44,13 @@ Range dynamic_shared_range();
 Range all_stacks();
 Range own_stack();
 
+// What the emulation does for a thread.
+void read_access(const void* at, size_t bytes);
+void write_access(const void* at, size_t bytes);
+
 namespace checker {
-void begin_launch(const Buffer* buffers, int count);
+// Whether there is address space to watch the buffers.
+bool begin_launch(const Buffer* buffers, int count);
 void begin_block();
 void end_launch();
 }  // namespace checker
