@@ -2,7 +2,7 @@
 
     python scripts/kernel_roofline.py   # the table of docs/cuda.md
 
-A step's micro-batch in bf16 with f32 masters; each tensor is read or written as often as its kernel's first comment says.
+A step's micro-batch in bf16 with f32 masters; each tensor is read or written as often as its kernel says at the top.
 """
 
 from __future__ import annotations
