@@ -41,6 +41,27 @@ template <int V, typename T> __device__ __forceinline__ void store(T* at, const 
     store_whole(at, value);
 }
 
+// V floats, 16 bytes at a time where V allows it.
+template <int V> __device__ __forceinline__ void store_floats(float* at, const float (&x)[V]) {
+    constexpr int W = V % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (int k = 0; k < V; k += W) {
+        Vec<float, W> piece;
+        for (int j = 0; j < W; j++) piece.at[j] = x[k + j];
+        store<W>(at + k, piece);
+    }
+}
+
+template <int V> __device__ __forceinline__ void add_floats(float* at, float (&x)[V]) {
+    constexpr int W = V % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (int k = 0; k < V; k += W) {
+        Vec<float, W> piece = load<W>(at + k);
+        for (int j = 0; j < W; j++) x[k + j] += piece.at[j];
+    }
+    store_floats(at, x);
+}
+
 // Elements in 16 bytes.
 template <typename T> constexpr int WIDE = 16 / sizeof(T);
 

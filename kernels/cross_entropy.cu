@@ -76,7 +76,7 @@ __device__ __forceinline__ Sums over_block(Sums s) {
 template <int V, typename T> __device__ void fill_zero(T* d, size_t v) {
     Vec<T, V> zero;
     for (int j = 0; j < V; j++) zero.set(j, 0.0f);
-    for_row<V, 1>(v, [&](int, size_t i) { store<V>(d + i, zero); });
+    for_row<V, 0>(v, [&](int, size_t i) { store<V>(d + i, zero); });
 }
 
 template <int V, typename T>
@@ -87,7 +87,7 @@ __device__ void row(float* loss, T* d, const T* l, int target, float scale, cons
         return;
     }
     Sums s = {-infinity(), 0.0f, 0.0f, 0.0f};
-    for_row<V, 1>(v, [&](int, size_t i) { take(s, load<V>(l + i)); });
+    for_row<V, 0>(v, [&](int, size_t i) { take(s, load<V>(l + i)); });
     float right = to_f32(l[target]);  // before the barriers of over_block: afterwards it may be its gradient
     s = over_block(s);
     // lse alone has no digits left for a small loss where logits are large: top and the rest stay apart.
@@ -102,7 +102,7 @@ __device__ void row(float* loss, T* d, const T* l, int target, float scale, cons
     // Next to p = 1, what smoothing and z-loss add must not be rounded away.
     float smooth = o.smoothing - o.smoothing / v;
     float at_target = scale * ((hit - 1.0f) + (smooth + 2.0f * o.z * lse * hit));
-    for_row<V, 1>(v, [&](int, size_t i) {
+    for_row<V, 0>(v, [&](int, size_t i) {
         Vec<T, V> x = load<V>(l + i);
         for (int j = 0; j < V; j++)
             x.set(j, i + j == size_t(target) ? at_target : fmaf(expf(x[j] - s.top), factor, -shift));

@@ -46,7 +46,7 @@ __device__ void backward(float* dtable, const T* dy, const int* ids, const unsig
             Vec<T, V> g = load<V>(dy + order[k] * d + i);
             for (int j = 0; j < V; j++) sum[j] += g[j];
         }
-        for (int j = 0; j < V; j++) dtable[id * d + i + j] += sum[j];
+        add_floats(dtable + id * d + i, sum);
     }
 }
 
@@ -60,7 +60,7 @@ __device__ void backward(float* dtable, const T* dy, const int* ids, const unsig
     }                                                                                                                  \
     extern "C" __global__ void embedding_bwd_##name(float* dtable, const T* dy, const int* ids, const unsigned* order, \
                                                     size_t tokens, size_t d) {                                         \
-        if (fits(d, dy)) embedding::backward<WIDE<T>>(dtable, dy, ids, order, tokens, d);                              \
+        if (fits(d, dy, dtable)) embedding::backward<WIDE<T>>(dtable, dy, ids, order, tokens, d);                      \
         else embedding::backward<1>(dtable, dy, ids, order, tokens, d);                                                \
     }
 FOR_EACH_DTYPE(EMBEDDING)

@@ -98,8 +98,7 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
         });
     }
     for_row<V, KEPT_SUMS>(d, [&](int k, size_t i) {
-        for (int j = 0; j < V; j++)
-            if (k < KEPT_SUMS) partial_w[i + j] = dw[k][j], partial_b[i + j] = dbias[k][j];
+        if (k < KEPT_SUMS) store_floats(partial_w + i, dw[k]), store_floats(partial_b + i, dbias[k]);
     });
 }
 
@@ -117,7 +116,7 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
     extern "C" __global__ void __launch_bounds__(layer_norm::THREADS, 1)                                            \
         layer_norm_bwd_##name(T* dx, float* partial, const T* dy, const T* x, const float* mean, const float* rstd, \
                               const T* w, const T* dresidual, size_t rows, size_t d) {                              \
-        if (fits(d, dx, dy, x, w, dresidual))                                                                       \
+        if (fits(d, dx, partial, dy, x, w, dresidual))                                                              \
             layer_norm::backward_rows<WIDE<T>>(dx, partial, dy, x, mean, rstd, w, dresidual, rows, d);              \
         else layer_norm::backward_rows<1>(dx, partial, dy, x, mean, rstd, w, dresidual, rows, d);                   \
     }

@@ -81,8 +81,7 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
         });
     }
     for_row<V, KEPT_BACKWARD>(d, [&](int k, size_t i) {
-        for (int j = 0; j < V; j++)
-            if (k < KEPT_BACKWARD) partial[i + j] = dw[k][j];
+        if (k < KEPT_BACKWARD) store_floats(partial + i, dw[k]);
     });
 }
 
@@ -99,7 +98,7 @@ __device__ void backward_rows(T* dx, float* partial, const T* dy, const T* x, co
     extern "C" __global__ void __launch_bounds__(rms_norm::THREADS, 1)                                            \
         rms_norm_bwd_##name(T* dx, float* partial, const T* dy, const T* x, const float* rstd, const T* w,        \
                             const T* dresidual, size_t rows, size_t d) {                                          \
-        if (fits(d, dx, dy, x, w, dresidual))                                                                     \
+        if (fits(d, dx, partial, dy, x, w, dresidual))                                                            \
             rms_norm::backward_rows<WIDE<T>>(dx, partial, dy, x, rstd, w, dresidual, rows, d);                    \
         else rms_norm::backward_rows<1>(dx, partial, dy, x, rstd, w, dresidual, rows, d);                         \
     }

@@ -56,7 +56,7 @@ def battery(kernels: Kernels) -> None:
     Mutant("embedding", "the last tile is full", "min(unsigned(TILE), tokens - from)", "unsigned(TILE)"),
     Mutant("embedding", "every token adds all", "    if (first > 0 && ids[order[first - 1]] == id) return;\n", ""),
     Mutant("embedding", "only the first token", "k < tokens && ids[order[k]] == id", "k < first + 1 && ids[order[k]] == id"),
-    Mutant("embedding", "the old value is lost", "dtable[id * d + i + j] += sum[j]", "dtable[id * d + i + j] = sum[j]"),
+    Mutant("embedding", "the old value is lost", "add_floats(dtable + id * d + i, sum)", "store_floats(dtable + id * d + i, sum)"),
     Mutant("embedding", "columns of a block only", "step = size_t(gridDim.y) * blockDim.x * V;", "step = d;"),
     Mutant("embedding", "tiles of columns overlap", "(size_t(blockIdx.y) * blockDim.x + threadIdx.x) * V", "size_t(threadIdx.x) * V"),
     Mutant("embedding", "the token instead of its id", "load<V>(table + ids[n] * d + i)", "load<V>(table + n % 7 * d + i)"),

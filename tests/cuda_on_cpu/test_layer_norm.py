@@ -116,7 +116,7 @@ def battery(kernels: Kernels) -> None:
     Mutant("layer_norm", "no mean of the gradient", "fmaf(scale[j], gv[j], -mean_g)", "scale[j] * gv[j]"),
     Mutant("layer_norm", "x is not centred", "sums[1] += wg * (uv[j] - mu);", "sums[1] += wg * uv[j];"),
     Mutant("layer_norm", "a long row's bias counts the first row twice", "n == blockIdx.x ? gv[j] :", "false ? gv[j] :"),
-    Mutant("layer_norm", "dw and dbias change places", "partial_w[i + j] = dw[k][j], partial_b[i + j] = dbias[k][j]", "partial_b[i + j] = dw[k][j], partial_w[i + j] = dbias[k][j]"),
+    Mutant("layer_norm", "dw and dbias change places", "store_floats(partial_w + i, dw[k]), store_floats(partial_b + i, dbias[k])", "store_floats(partial_b + i, dw[k]), store_floats(partial_w + i, dbias[k])"),
     Mutant("layer_norm", "partial sums of blocks overlap", "partial + blockIdx.x * 2 * d", "partial + blockIdx.x * d"),
     Mutant("layer_norm", "every thread writes the mean of another row", "mean + n, rstd + n", "mean + blockIdx.x, rstd + n"),
     Mutant("layer_norm", "barrier after the sums removed", "= x[k];\n    __syncthreads();", "= x[k];"),
