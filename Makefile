@@ -8,7 +8,7 @@ RUN    := PYTHONPATH= VIRTUAL_ENV=$(abspath $(VENV))
 # What the compiled extension is made from. Python sources are not in it: the install is editable.
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs')
 
-.PHONY: help setup quickstart test test-rust test-python check lint fmt bench soak fuzz where clean
+.PHONY: help setup quickstart test test-rust test-python check lint fmt bench kernels soak fuzz where clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
 
+kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
+	$(BIN)/python scripts/compile_kernels.py
+
 soak: $(VENV)/.tested fuzz  ## for MINUTES (default 30) kill and resume at random; a million strings beside sentencepiece; fuzz
 	$(BIN)/python benches/soak.py --minutes $${MINUTES:-30}
 	$(BIN)/python benches/soak_tokenizer.py --strings $${STRINGS:-1000000}
@@ -65,7 +68,7 @@ fuzz:  ## run each fuzz target for FUZZ_SECONDS (default 300); what they find st
 
 where:  ## make where OP=rms_norm: every place of an op
 	@test -n "$(OP)" || { echo "say which: make where OP=rms_norm"; exit 2; }
-	@find rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
+	@find kernels rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
 
 clean:  ## remove build products and .venv
 	rm -rf target $(VENV) python/llmjp_core/_core*.so
