@@ -16,6 +16,7 @@ use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
 use crate::data::preprocess::{self, Batch, Column, Encode, Format, OnError, Options, Parquet, Status, Summary};
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::tokenizer::{Text, Worker, default_threads};
 
 /// What a Python function raised, for the caller to raise again.
@@ -59,7 +60,7 @@ impl Encode for Native {
         out: &mut Vec<u32>,
         ends: &mut Vec<usize>,
     ) -> Result<()> {
-        self.0.encode_all(texts.map(Text::from), out, |end| ends.push(end));
+        self.0.encode_all(texts.map(Text::from), Interrupt::NEVER, out, |end| ends.push(end));
         Ok(())
     }
 }

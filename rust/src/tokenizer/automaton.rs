@@ -175,7 +175,7 @@ const LANES: usize = 8;
 
 impl<S: Score> Automaton<S> {
     /// # Errors
-    /// `Tokenizer` where ids or lengths are beyond what four bytes hold.
+    /// `UnsupportedModel` where ids, lengths or characters are beyond what the tables hold.
     pub(super) fn new(entries: &[Entry<'_, S>], unknown_score: S) -> Result<Self> {
         check(entries)?;
         let codes = Codes::new(entries.iter().map(|e| e.text))?;
@@ -184,7 +184,7 @@ impl<S: Score> Automaton<S> {
         let (nodes, fails) = super::double_array::place(&trie, codes.count(), &lists);
         if nodes.len().max(matches.len()) > MAX_PLACES {
             let text = "the pieces are too many and too long: their suffixes give more than 2^24 matches";
-            return Err(Error::Tokenizer(text.to_owned()));
+            return Err(Error::UnsupportedModel(text.to_owned()));
         }
         let longest = (0..trie.len()).map(|node| trie.depth(node)).max().unwrap_or(0).max(1);
         let block = codes.count().next_power_of_two();
@@ -318,11 +318,12 @@ fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
     for entry in entries {
         let length = entry.text.chars().count();
         if length > MAX_LENGTH {
-            let text = format!("piece {} has {length} characters; up to {MAX_LENGTH} are supported", entry.id);
-            return Err(Error::Tokenizer(text));
+            let text =
+                format!("piece {} has {length} characters; unigram models are supported up to {MAX_LENGTH}", entry.id);
+            return Err(Error::UnsupportedModel(text));
         }
         if entry.id >= UNKNOWN {
-            return Err(Error::Tokenizer(format!(
+            return Err(Error::UnsupportedModel(format!(
                 "ids from {UNKNOWN} on are not supported, the model has {}",
                 entry.id
             )));

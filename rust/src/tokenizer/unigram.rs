@@ -217,9 +217,9 @@ impl<R: Rule> Search<R> {
         }
     }
 
-    /// The best path of a text that is normalised.
-    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: &str, mut each: impl FnMut(&Self)) {
-        self.add(automaton, Plain(text), &mut each);
+    /// The best path of one text.
+    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: impl Source, mut each: impl FnMut(&Self)) {
+        self.add(automaton, text, &mut each);
         self.finish(automaton, &mut each);
     }
 
