@@ -141,9 +141,10 @@ def test_two_processes_do_not_write_one_set(corpus: Path, tok: lc.Tokenizer, tmp
 
 def test_ctrl_c_ends_at_once(corpus: Path, tmp_path: Path) -> None:
     big = tmp_path / "big.jsonl"
-    big.write_bytes(corpus.read_bytes() * 60)
+    big.write_bytes(corpus.read_bytes() * 200)
     process = start([big], tmp_path / "d")
-    time.sleep(0.3)
+    while not list(tmp_path.glob("d*.partial")):
+        time.sleep(0.001)
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

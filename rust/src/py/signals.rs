@@ -47,7 +47,8 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>)
     let ask = || wanted(&state);
     let result = py.detach(|| work(Interrupt::new(&ask)));
     match (result, lock(&state).raised.take()) {
-        (Err(Error::Interrupted), Some(raised)) => Err(raised),
+        // Also where the work was done before it looked: what a handler raised must not vanish.
+        (Ok(_) | Err(Error::Interrupted), Some(raised)) => Err(raised),
         (result, _) => Ok(result.map_err(PyError::from)?),
     }
 }
