@@ -125,11 +125,64 @@ impl Avx2 {
     }
 }
 
+/// Proof that this CPU has AVX-512 F, BW, CD, DQ and VL besides all of [`Avx2`]; made by [`detect`] alone.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512(Avx2);
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Avx512 {
+    const FMA: bool = true;
+
+    type Vector = __m256;
+
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        self.0.fma(a, b, c)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        self.0.splat(x)
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; 8]) -> __m256 {
+        self.0.load(x)
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 8], x: __m256) {
+        self.0.store(to, x);
+    }
+
+    #[inline(always)]
+    fn fma_each(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        self.0.fma_each(a, b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// Runs `body`, everything inlined into it compiled for AVX-512.
+    #[inline(always)]
+    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn compiled<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` exists only on a CPU that reports all of these.
+        unsafe { compiled(body) }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub enum Isa {
     Baseline,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 impl Isa {
@@ -138,24 +191,36 @@ impl Isa {
             Self::Baseline => "baseline",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
         }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Isa {
-    let all = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-    if all { Isa::Avx2(Avx2(())) } else { Isa::Baseline }
+/// Every instruction set that this CPU can run, the best one last.
+fn detect() -> Vec<Isa> {
+    let mut all = vec![Isa::Baseline];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+        all.push(Isa::Avx2(Avx2(())));
+        let (f, bw, cd) = (
+            is_x86_feature_detected!("avx512f"),
+            is_x86_feature_detected!("avx512bw"),
+            is_x86_feature_detected!("avx512cd"),
+        );
+        if f && bw && cd && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+            all.push(Isa::Avx512(Avx512(Avx2(()))));
+        }
+    }
+    all
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
-    Isa::Baseline
-}
-
-static CHOSEN: LazyLock<Isa> = LazyLock::new(|| match std::env::var("LLMJP_ISA") {
-    Ok(name) if name.eq_ignore_ascii_case("baseline") => Isa::Baseline,
-    _ => detect(),
+/// The best, or the one that `LLMJP_ISA` names, if this CPU has it.
+static CHOSEN: LazyLock<Isa> = LazyLock::new(|| {
+    let all = detect();
+    let best = all[all.len() - 1];
+    let Ok(name) = std::env::var("LLMJP_ISA") else { return best };
+    all.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(&name)).unwrap_or(best)
 });
 
 #[cfg(test)]
@@ -185,11 +250,7 @@ pub(crate) fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
 /// Every instruction set that this CPU can run.
 #[cfg(test)]
 pub(crate) fn all() -> Vec<Isa> {
-    match detect() {
-        Isa::Baseline => vec![Isa::Baseline],
-        #[cfg(target_arch = "x86_64")]
-        best => vec![Isa::Baseline, best],
-    }
+    detect()
 }
 
 /// `dispatch!(isa, s => body)`: `body`, compiled for the instruction set; `s` is its [`Simd`].
@@ -202,6 +263,11 @@ macro_rules! dispatch {
             }
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::isa::Isa::Avx2($s) => $s.run(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::isa::Isa::Avx512($s) => $s.run(
                 #[inline(always)]
                 || $body,
             ),
