@@ -2,6 +2,19 @@
 
 use bytemuck::Zeroable;
 
+/// From this size on the C library gives a buffer back to the system as soon as it is freed, so that a buffer of the
+/// next step is touched for the first time again. (65 MB by pages of 4 KiB: 35 ms, by huge pages: 12 ms)
+#[cfg(feature = "python")]
+const ALWAYS_FRESH: usize = 32 << 20;
+
+/// Prepares a buffer from elsewhere, of `bytes` from `start`, that is about to be overwritten as a whole.
+#[cfg(feature = "python")]
+pub(crate) fn before_overwriting(start: usize, bytes: usize) {
+    if bytes >= ALWAYS_FRESH {
+        ask_for_huge_pages(start, bytes);
+    }
+}
+
 /// Smaller buffers gain nothing.
 const LARGE: usize = 4 << 20;
 

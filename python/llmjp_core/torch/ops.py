@@ -30,8 +30,21 @@ def _fake_like(x: Tensor) -> Tensor:
 
 
 def _sums_like(w: Tensor) -> Tensor:
-    """Where the gradient of a weight is added up."""
-    return w.new_zeros(w.shape, dtype=torch.float32)
+    """Where the gradient of a weight is added up; what is in it does not matter."""
+    return torch.empty_like(w, dtype=torch.float32)
+
+
+def _rounded(sums: Tensor, w: Tensor) -> Tensor:
+    return sums if w.dtype is torch.float32 else sums.to(w.dtype)
+
+
+def _of_rows(x: Tensor, w: Tensor, numbers: int) -> Tensor:
+    """A place for as many float32 of each row. (An extent in a tuple: 3 us more)"""
+    return x.new_empty(numbers * (x.numel() // (w.numel() or 1)), dtype=torch.float32)
+
+
+def _fake_of_rows(x: Tensor, w: Tensor, numbers: int) -> Tensor:
+    return x.new_empty(numbers * (x.numel() // w.numel()), dtype=torch.float32)
 
 
 # --- rms_norm: y = x·w / √(mean(x²) + eps) over the last dimension; x (.., D), w (D)
@@ -39,20 +52,20 @@ def _sums_like(w: Tensor) -> Tensor:
 
 def _rms_norm(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x, w = x.contiguous(), w.contiguous()
-    y, rstd = _like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+    y, rstd = _like(x), _of_rows(x, w, 1)
     _rust.rms_norm_forward(y, rstd, x, w, eps)
     return y, rstd
 
 
 def _rms_norm_fake(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return _fake_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+    return _fake_like(x), _fake_of_rows(x, w, 1)
 
 
 def _rms_norm_backward(dy: Tensor, x: Tensor, rstd: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     dy, x, w = dy.contiguous(), x.contiguous(), w.contiguous()
     dx, dw = _like(x), _sums_like(w)
     _rust.rms_norm_backward(dx, dw, dy, x, rstd.contiguous(), w)
-    return dx, dw.to(w.dtype)
+    return dx, _rounded(dw, w)
 
 
 def _rms_norm_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gradients:
@@ -78,24 +91,22 @@ rms_norm = Op(
 # --- layer_norm: y = (x − mean)·w / √(var + eps) + bias over the last dimension; x (.., D), w, bias (D)
 
 
-def _layer_norm(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _layer_norm(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     x, w = x.contiguous(), w.contiguous()
-    y, mean = _like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
-    rstd = torch.empty_like(mean)
-    _rust.layer_norm_forward(y, mean, rstd, x, w, None if bias is None else bias.contiguous(), eps)
-    return y, mean, rstd
+    y, stats = _like(x), _of_rows(x, w, 2)
+    _rust.layer_norm_forward(y, stats, x, w, None if bias is None else bias.contiguous(), eps)
+    return y, stats
 
 
-def _layer_norm_fake(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    mean = x.new_empty(x.shape[:-1], dtype=torch.float32)
-    return _fake_like(x), mean, torch.empty_like(mean)
+def _layer_norm_fake(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    return _fake_like(x), _fake_of_rows(x, w, 2)
 
 
-def _layer_norm_backward(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _layer_norm_backward(dy: Tensor, x: Tensor, stats: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dy, x, w = dy.contiguous(), x.contiguous(), w.contiguous()
     dx, dw, dbias = _like(x), _sums_like(w), _sums_like(w)
-    _rust.layer_norm_backward(dx, dw, dbias, dy, x, mean.contiguous(), rstd.contiguous(), w)
-    return dx, dw.to(w.dtype), dbias.to(w.dtype)
+    _rust.layer_norm_backward(dx, dw, dbias, dy, x, stats.contiguous(), w)
+    return dx, _rounded(dw, w), _rounded(dbias, w)
 
 
 def _layer_norm_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gradients:
@@ -106,15 +117,15 @@ def _layer_norm_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gr
 layer_norm = Op(
     "layer_norm",
     "Tensor input, Tensor weight, Tensor? bias, float eps",
-    "(Tensor, Tensor, Tensor)",
+    "(Tensor, Tensor)",
     _layer_norm,
     _layer_norm_fake,
     names=("input", "weight", "bias"),
-    backward_inputs="Tensor dy, Tensor input, Tensor mean, Tensor rstd, Tensor weight",
+    backward_inputs="Tensor dy, Tensor input, Tensor stats, Tensor weight",
     backward_outputs="(Tensor, Tensor, Tensor)",
     backward_kernel=_layer_norm_backward,
-    backward_fake=lambda dy, x, mean, rstd, w: (_fake_like(x), _fake_like(w), _fake_like(w)),
-    save=lambda inputs, outputs: ((inputs[0], outputs[1], outputs[2], inputs[1]), (inputs[2] is not None,)),
+    backward_fake=lambda dy, x, stats, w: (_fake_like(x), _fake_like(w), _fake_like(w)),
+    save=lambda inputs, outputs: ((inputs[0], outputs[1], inputs[1]), (inputs[2] is not None,)),
     rule=_layer_norm_rule,
 )
 
@@ -197,10 +208,10 @@ def _linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 
 def _linear_backward(dy: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dy, x, w = dy.contiguous(), x.contiguous(), w.contiguous()
-    dx, dw, dbias = _like(x), _sums_like(w), w.new_zeros(w.shape[0], dtype=torch.float32)
+    dx, dw, dbias = _like(x), _sums_like(w), w.new_empty(w.shape[0], dtype=torch.float32)
     _rust.linear_backward_input(dx, dy, w)
     _rust.linear_backward_weight(dw, dbias, dy, x)
-    return dx, dw.to(w.dtype), dbias.to(w.dtype)
+    return dx, _rounded(dw, w), _rounded(dbias, w)
 
 
 def _linear_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gradients:
@@ -228,10 +239,10 @@ linear = Op(
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, backward: bool) -> Tensor:
-    y_BTAD = x.clone(memory_format=torch.contiguous_format)
-    b, t, a, d = y_BTAD.shape
-    _rust.rotary(y_BTAD.view(b, t, a * d), (0, d, a, d), cos.contiguous(), sin.contiguous(), backward)
-    return y_BTAD
+    x = x.contiguous()
+    y = _like(x)
+    _rust.rotary_into(y, x, cos.contiguous(), sin.contiguous(), backward)
+    return y
 
 
 rotary = Op(

@@ -62,7 +62,8 @@ impl Default for LossOptions {
 }
 
 /// What the exponentials of a row are measured by: its largest logit, and Σ exp(l − largest).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct RowSum {
     pub top: f32,
     pub total: f32,
@@ -196,15 +197,7 @@ pub fn backward<T: Element>(
 }
 
 #[inline(always)]
-fn gradient<S: Simd, T: Element>(
-    s: S,
-    d: &mut [T],
-    l: &[T],
-    target: usize,
-    o: &LossOptions,
-    sums: RowSum,
-    scale: f32,
-) {
+fn gradient<S: Simd, T: Element>(s: S, d: &mut [T], l: &[T], target: usize, o: &LossOptions, sums: RowSum, scale: f32) {
     let slope = slope(s, l[target].to_f32(), l.len(), o, sums, scale);
     for (d, l) in d.iter_mut().zip(l) {
         *d = T::from_f32(slope.of(s, l.to_f32()));

@@ -51,11 +51,13 @@ pub fn forward<T: Element>(
         let inputs = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d));
         let tasks = inputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK));
         tasks.for_each(|(((y, x), mean), rstd)| {
-            with_wide::<T, _>(d, |wide| dispatch!(isa, s => {
-                for (((y, x), mean), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(mean).zip(rstd) {
-                    (*mean, *rstd) = row(s, y, as_f32(wide, x), w, bias, eps);
-                }
-            }));
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, s => {
+                    for (((y, x), mean), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(mean).zip(rstd) {
+                        (*mean, *rstd) = row(s, y, as_f32(wide, x), w, bias, eps);
+                    }
+                })
+            });
         });
     });
 }
@@ -103,12 +105,14 @@ pub fn forward_add<T: Element>(
         let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d));
         let tasks = outputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK)).zip(inputs);
         tasks.for_each(|((((y, sum), mean), rstd), (x, residual))| {
-            with_wide::<T, _>(d, |wide| dispatch!(isa, s => {
-                add(sum, x, residual);
-                for (((y, sum), mean), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(mean).zip(rstd) {
-                    (*mean, *rstd) = row(s, y, as_f32(wide, sum), w, bias, eps);
-                }
-            }));
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, s => {
+                    add(sum, x, residual);
+                    for (((y, sum), mean), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(mean).zip(rstd) {
+                        (*mean, *rstd) = row(s, y, as_f32(wide, sum), w, bias, eps);
+                    }
+                })
+            });
         });
     });
 }

@@ -37,11 +37,13 @@ pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps:
     install(|| {
         let tasks = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d)).zip(rstd.par_chunks_mut(TASK));
         tasks.for_each(|((y, x), rstd)| {
-            with_wide::<T, _>(d, |wide| dispatch!(isa, _s => {
-                for ((y, x), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd) {
-                    *rstd = row(y, as_f32(wide, x), w, eps);
-                }
-            }));
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, _s => {
+                    for ((y, x), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd) {
+                        *rstd = row(y, as_f32(wide, x), w, eps);
+                    }
+                })
+            });
         });
     });
 }
@@ -84,12 +86,14 @@ pub fn forward_add<T: Element>(
         let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
         let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d)).zip(rstd.par_chunks_mut(TASK));
         outputs.zip(inputs).for_each(|(((y, sum), rstd), (x, residual))| {
-            with_wide::<T, _>(d, |wide| dispatch!(isa, _s => {
-                add(sum, x, residual);
-                for ((y, sum), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(rstd) {
-                    *rstd = row(y, as_f32(wide, sum), w, eps);
-                }
-            }));
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, _s => {
+                    add(sum, x, residual);
+                    for ((y, sum), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(rstd) {
+                        *rstd = row(y, as_f32(wide, sum), w, eps);
+                    }
+                })
+            });
         });
     });
 }
