@@ -80,7 +80,8 @@ impl Block {
     fn take_kept(bytes: usize) -> Option<Self> {
         let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let fits = |block: &Self| (bytes..=bytes + bytes / 4).contains(&block.layout.size());
-        let best = (0..kept.len()).filter(|i| fits(&kept[*i])).min_by_key(|i| kept[*i].layout.size())?;
+        // Of blocks of one size the one kept last: some of it is in a cache still.
+        let best = (0..kept.len()).rev().filter(|i| fits(&kept[*i])).min_by_key(|i| kept[*i].layout.size())?;
         Some(kept.remove(best))
     }
 
