@@ -17,12 +17,12 @@ from llmjp_core.torch import ops
 ROWS, WIDTH = 512, 1024
 
 
-def large(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(seed)).to(dtype)
+def large(seed: int, dtype: torch.dtype = torch.float32, width: int = WIDTH) -> torch.Tensor:
+    return torch.randn(ROWS, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def test_a_result_takes_the_memory_that_one_has_left() -> None:
-    x = large(1)
+    x = large(1, width=1700)  # a size that no other test leaves
     left = lct.functional.silu(x)
     place = left.data_ptr()
     del left
@@ -87,7 +87,7 @@ def test_threads_share_no_result() -> None:
 
 
 def test_a_capsule_that_nobody_takes_is_let_go() -> None:
-    x = large(1)
+    x = large(1, width=2500)
     place = ops.like(x).data_ptr()
     gc.collect()
     capsule = ops._rust.pooled(x)
