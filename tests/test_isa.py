@@ -51,3 +51,9 @@ def test_selftest_passes() -> None:
 def test_baseline_passes_the_battery() -> None:
     out = run("baseline", "-m", "pytest", "-x", "-p", "no:cacheprovider", *(str(HERE / name) for name in FILES))
     assert " passed" in out and "failed" not in out
+
+
+@pytest.mark.skipif(ops.isa() != "avx512", reason="every set of this CPU is the one in use, or the baseline")
+def test_less_can_be_asked_for() -> None:
+    told = "from llmjp_core import _core; print(_core.ops.isa(), all(check[3] for check in _core.ops.selftest()))"
+    assert run("avx2", "-c", told).split() == ["avx2", "True"]

@@ -602,6 +602,9 @@ class torch:
     """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
 
     @staticmethod
+    def pooled(x: Any) -> Any | None:
+        """A DLPack capsule like x, for `torch.utils.dlpack.from_dlpack`; None where there is no memory."""
+    @staticmethod
     def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
     @staticmethod
     def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...

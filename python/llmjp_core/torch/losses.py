@@ -16,6 +16,7 @@ import torch
 
 from .._core import torch as _rust
 from ._op import Gradients, Kernel, Op
+from .ops import like
 
 Tensor = torch.Tensor
 Saved = Sequence[Tensor]
@@ -76,7 +77,7 @@ def _cross_entropy_backward(
     divisor: float | None,
 ) -> Tensor:
     logits, target = logits.contiguous(), target.contiguous()
-    dlogits = torch.empty_like(logits)
+    dlogits = like(logits)
     scale = 1.0 if divisor == 0 else dy.item() / (divisor or 1.0)
     options = (scale, divisor is None, ignore_index, label_smoothing, lse_square)
     _rust.cross_entropy_backward(dlogits, logits, sums.contiguous(), target, *options)

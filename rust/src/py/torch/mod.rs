@@ -6,6 +6,7 @@
 mod attention;
 mod losses;
 mod optimizer;
+mod pool;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use self::losses::{
     cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
 };
 use self::optimizer::{adamw_step, sum_of_squares};
+use self::pool::pooled;
 use self::tensor::{Any, Tensor, apart, typed, unsupported};
 use super::error::PyError;
 use crate::cpu::parallel::{self, alone};
@@ -262,6 +264,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(rotary, rotary_into, attention_forward, attention_backward);
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
-    add!(adamw_step, sum_of_squares);
+    add!(adamw_step, sum_of_squares, pooled);
     m.add_submodule(&torch)
 }
