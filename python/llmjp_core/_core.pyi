@@ -631,15 +631,16 @@ class torch:
     """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
 
     @staticmethod
+    def pooled(x: Any) -> Any | None:
+        """A DLPack capsule like x, for `torch.utils.dlpack.from_dlpack`; None where there is no memory."""
+    @staticmethod
     def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
     @staticmethod
     def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...
     @staticmethod
-    def layer_norm_forward(y: Any, mean: Any, rstd: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
+    def layer_norm_forward(y: Any, stats: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
     @staticmethod
-    def layer_norm_backward(
-        dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, mean: Any, rstd: Any, w: Any
-    ) -> None: ...
+    def layer_norm_backward(dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, stats: Any, w: Any) -> None: ...
     @staticmethod
     def activation_forward(y: Any, x: Any, kind: str) -> None: ...
     @staticmethod
@@ -656,6 +657,8 @@ class torch:
     def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
     @staticmethod
     def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
+    @staticmethod
+    def rotary_into(y: Any, x: Any, cos: Any, sin: Any, backward: bool) -> None: ...
     @staticmethod
     def attention_forward(
         out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
@@ -675,14 +678,16 @@ class torch:
     ) -> None: ...
     @staticmethod
     def cross_entropy_forward(
-        losses: Any, logits: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
-    ) -> None: ...
+        losses: Any, sums: Any, logits: Any, target: Any, ignore_index: int, label_smoothing: float, z_loss: float
+    ) -> tuple[float, int]: ...
     @staticmethod
     def cross_entropy_backward(
         dlogits: Any,
         logits: Any,
+        sums: Any,
         target: Any,
-        grad_scale: float,
+        scale: float,
+        mean: bool,
         ignore_index: int,
         label_smoothing: float,
         z_loss: float,

@@ -16,6 +16,7 @@ import torch
 
 from .._core import torch as _rust
 from ._op import Gradients, Kernel, Op
+from .ops import like
 
 Tensor = torch.Tensor
 Saved = Sequence[Tensor]
@@ -45,23 +46,30 @@ def _reduced(losses: Tensor, divisor: float) -> Tensor:
 
 def _cross_entropy(
     logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, lse_square: float, divisor: float | None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """The loss, and what the backward pass measures the exponentials of each row by."""
     logits, target = logits.contiguous(), target.contiguous()
-    losses = logits.new_empty(target.shape, dtype=torch.float32)
-    _rust.cross_entropy_forward(losses, logits, target, ignore_index, label_smoothing, lse_square)
-    loss = losses if divisor == 0 else _reduced(losses, _count(target, ignore_index, divisor))
-    return loss if logits.dtype == torch.float32 else loss.to(logits.dtype)
+    n = target.numel()
+    losses, sums = logits.new_empty(n, dtype=torch.float32), logits.new_empty(2 * n, dtype=torch.float32)
+    total, count = _rust.cross_entropy_forward(losses, sums, logits, target, ignore_index, label_smoothing, lse_square)
+    if divisor == 0:
+        return (losses if logits.dtype is torch.float32 else losses.to(logits.dtype)), sums
+    divisor = count if divisor is None else divisor
+    loss = total / divisor if divisor else math.nan
+    return torch.scalar_tensor(loss, dtype=logits.dtype, device=logits.device), sums
 
 
 def _cross_entropy_fake(
     logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, lse_square: float, divisor: float | None
-) -> Tensor:
-    return logits.new_empty(target.shape if divisor == 0 else ())
+) -> tuple[Tensor, Tensor]:
+    sums = logits.new_empty(2 * target.numel(), dtype=torch.float32)
+    return logits.new_empty(target.shape if divisor == 0 else ()), sums
 
 
 def _cross_entropy_backward(
     dy: Tensor,
     logits: Tensor,
+    sums: Tensor,
     target: Tensor,
     ignore_index: int,
     label_smoothing: float,
@@ -69,12 +77,10 @@ def _cross_entropy_backward(
     divisor: float | None,
 ) -> Tensor:
     logits, target = logits.contiguous(), target.contiguous()
-    dlogits = torch.empty_like(logits)
-    scale = 1.0
-    if divisor != 0:
-        count = _count(target, ignore_index, divisor)
-        scale = float(dy.item()) / count if count else 0.0
-    _rust.cross_entropy_backward(dlogits, logits, target, scale, ignore_index, label_smoothing, lse_square)
+    dlogits = like(logits)
+    scale = 1.0 if divisor == 0 else dy.item() / (divisor or 1.0)
+    options = (scale, divisor is None, ignore_index, label_smoothing, lse_square)
+    _rust.cross_entropy_backward(dlogits, logits, sums.contiguous(), target, *options)
     return dlogits.mul_(dy.unsqueeze(-1)) if divisor == 0 else dlogits
 
 
@@ -85,16 +91,16 @@ def _cross_entropy_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) ->
 cross_entropy = Op(
     "cross_entropy",
     "Tensor input, Tensor target, int ignore_index, float label_smoothing, float lse_square, float? divisor",
-    "Tensor",
+    "(Tensor, Tensor)",
     _cross_entropy,
     _cross_entropy_fake,
     names=("input", "target"),
-    backward_inputs="Tensor dy, Tensor input, Tensor target, int ignore_index, float label_smoothing, "
+    backward_inputs="Tensor dy, Tensor input, Tensor sums, Tensor target, int ignore_index, float label_smoothing, "
     "float lse_square, float? divisor",
     backward_outputs="Tensor",
     backward_kernel=_cross_entropy_backward,
     backward_fake=lambda dy, logits, *_: torch.empty_like(logits, memory_format=torch.contiguous_format),
-    save=lambda inputs, outputs: (inputs[:2], inputs[2:]),
+    save=lambda inputs, outputs: ((inputs[0], outputs[1], inputs[1]), inputs[2:]),
     rule=_cross_entropy_rule,
 )
 
@@ -127,7 +133,7 @@ def _linear_cross_entropy(
         _rust.linear_cross_entropy_forward(losses, x, w, target, *options)
         dx, dw = x.new_empty(0), w.new_empty(0, dtype=torch.float32)
     else:
-        dx, dw = torch.empty_like(x), w.new_zeros(w.shape, dtype=torch.float32)
+        dx, dw = torch.empty_like(x), torch.empty_like(w, dtype=torch.float32)
         scale = 1.0 if _late(x) else inverse
         _rust.linear_cross_entropy_forward_backward(losses, dx, dw, x, w, target, scale, *options)
         if not _late(x):

@@ -76,13 +76,13 @@ pub(super) fn both<S: Simd>(s: S, x: f32, kind: Activation) -> (f32, f32) {
         }
         Activation::GeluTanh => {
             let square = x * x;
-            let gate = sigmoid(s, TANH_SCALE * x * s.fma(TANH_CUBE, square, 1.0));
-            let inner = TANH_SCALE * s.fma(3.0 * TANH_CUBE, square, 1.0);
-            (x * gate, gate + x * gate * (1.0 - gate) * inner)
+            let (gate, rest) = sigmoid(s, x * s.fma(TANH_SCALE * TANH_CUBE, square, TANH_SCALE));
+            let inner = s.fma(TANH_SCALE * 3.0 * TANH_CUBE, square, TANH_SCALE);
+            (x * gate, s.fma(x * gate * rest, inner, gate))
         }
         Activation::Silu => {
-            let gate = sigmoid(s, x);
-            (x * gate, gate * s.fma(x, 1.0 - gate, 1.0))
+            let (gate, rest) = sigmoid(s, x);
+            (x * gate, gate * s.fma(x, rest, 1.0))
         }
         // Not `max`, which turns NaN into 0.
         Activation::Relu => (if x <= 0.0 { 0.0 } else { x }, if x <= 0.0 { 0.0 } else { 1.0 }),

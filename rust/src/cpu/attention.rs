@@ -16,7 +16,7 @@ pub use forward::forward;
 
 use super::isa::Simd;
 use super::matmul::Mat;
-use super::micro::{MR, NR, Tile, pack, scale_add, store, tile_rows};
+use super::micro::{MR, NR, Tile, pack, scale_add, tile_rows};
 use crate::dtype::Element;
 
 pub mod reference {
@@ -200,7 +200,7 @@ fn scores<S: Simd>(s: S, out: &mut [f32], a: &[f32], b: &[f32], block: Block, d:
         for i in (start..block.rows).step_by(MR) {
             let sums: Tile<S, MR> = tile_rows(s, rows_at(a, d, i, 0, d), panel);
             for (r, sums) in sums.into_iter().enumerate() {
-                store(s, piece(out, (i + r) * KEYS + p * NR), sums);
+                s.store(piece(out, (i + r) * KEYS + p * NR), sums);
             }
         }
     }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::{dispatch, isa};
 use super::parallel::install;
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 
 pub mod reference {
     use crate::dtype::DType;
@@ -47,6 +47,17 @@ pub(super) fn narrow<T: Element>(out: &mut [T], x: &[f32]) {
 #[inline(always)]
 pub(super) fn widen<T: Element>(out: &mut [f32], x: &[T]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = x.to_f32());
+}
+
+/// One thread: x in f32, itself if it is that already, else widened into `place`.
+#[inline(always)]
+pub(super) fn as_f32<'a, T: Element>(place: &'a mut [f32], x: &'a [T]) -> &'a [f32] {
+    if T::DTYPE == DType::F32 {
+        return bytemuck::cast_slice(x);
+    }
+    let place = &mut place[..x.len()];
+    widen(place, x);
+    place
 }
 
 #[cfg(test)]

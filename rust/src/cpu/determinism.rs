@@ -97,8 +97,9 @@ fn weights_and_losses() {
     });
     same_on_all_threads("cross_entropy", || {
         let (mut losses, mut d) = (place::<f32>(N), place::<f32>(N * v));
-        cross_entropy::forward(&mut losses, &dy, &ids, &Default::default(), v);
-        cross_entropy::backward(&mut d, &dy, &ids, 0.5, &Default::default(), v);
+        let mut sums = vec![cross_entropy::RowSum { top: 0.0, total: 0.0 }; N];
+        cross_entropy::forward(&mut losses, &mut sums, &dy, &ids, &Default::default(), v);
+        cross_entropy::backward(&mut d, &dy, &sums, &ids, 0.5, &Default::default(), v);
         [losses, d].concat()
     });
     same_on_all_threads("linear_cross_entropy", || {

@@ -13,24 +13,29 @@
 //! scratch is taken and work is shared out around `dispatch!`, never inside.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps};
+use std::arch::x86_64::{
+    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+};
 use std::sync::LazyLock;
 
 /// What a compiled copy of a kernel may use.
 pub trait Simd: Copy + Send + Sync {
     /// Whether [`Simd::fma`] is one instruction; our own matrix kernel is used only then.
     const FMA: bool;
+    /// Whether there are registers for a dozen sums that are one [`Simd::Vector`] each.
+    const DOZEN: bool;
 
-    /// Eight numbers side by side, for the inner loops of products: there the compiler's own choice of vectors is not
-    /// dependable.
+    /// Sixteen numbers side by side, for the inner loops of products: there the compiler's own choice of vectors is
+    /// not dependable.
     type Vector: Copy;
 
     /// a·b + c: rounded once where the copy has FMA, twice where not (there `mul_add` would call libm).
     fn fma(self, a: f32, b: f32, c: f32) -> f32;
 
     fn splat(self, x: f32) -> Self::Vector;
-    fn load(self, x: &[f32; 8]) -> Self::Vector;
-    fn store(self, to: &mut [f32; 8], x: Self::Vector);
+    fn load(self, x: &[f32; 16]) -> Self::Vector;
+    fn store(self, to: &mut [f32; 16], x: Self::Vector);
     /// [`Simd::fma`] of each.
     fn fma_each(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }
@@ -41,8 +46,9 @@ pub struct Baseline;
 
 impl Simd for Baseline {
     const FMA: bool = false;
+    const DOZEN: bool = false;
 
-    type Vector = [f32; 8];
+    type Vector = [f32; 16];
 
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
@@ -50,22 +56,22 @@ impl Simd for Baseline {
     }
 
     #[inline(always)]
-    fn splat(self, x: f32) -> [f32; 8] {
-        [x; 8]
+    fn splat(self, x: f32) -> [f32; 16] {
+        [x; 16]
     }
 
     #[inline(always)]
-    fn load(self, x: &[f32; 8]) -> [f32; 8] {
+    fn load(self, x: &[f32; 16]) -> [f32; 16] {
         *x
     }
 
     #[inline(always)]
-    fn store(self, to: &mut [f32; 8], x: [f32; 8]) {
+    fn store(self, to: &mut [f32; 16], x: [f32; 16]) {
         *to = x;
     }
 
     #[inline(always)]
-    fn fma_each(self, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+    fn fma_each(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
 }
@@ -78,8 +84,9 @@ pub struct Avx2(());
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx2 {
     const FMA: bool = true;
+    const DOZEN: bool = false;
 
-    type Vector = __m256;
+    type Vector = [__m256; 2];
 
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
@@ -87,27 +94,31 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
+    fn splat(self, x: f32) -> [__m256; 2] {
         // SAFETY: `self` exists only on a CPU that reports avx2 and fma; so do the three below.
-        unsafe { _mm256_set1_ps(x) }
+        [unsafe { _mm256_set1_ps(x) }; 2]
     }
 
     #[inline(always)]
-    fn load(self, x: &[f32; 8]) -> __m256 {
-        // SAFETY: as in `splat`; the array holds the eight numbers, and the load asks for no alignment.
-        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    fn load(self, x: &[f32; 16]) -> [__m256; 2] {
+        let (halves, _) = x.as_chunks::<8>();
+        // SAFETY: as in `splat`; each half holds eight numbers, and the load asks for no alignment.
+        unsafe { [_mm256_loadu_ps(halves[0].as_ptr()), _mm256_loadu_ps(halves[1].as_ptr())] }
     }
 
     #[inline(always)]
-    fn store(self, to: &mut [f32; 8], x: __m256) {
-        // SAFETY: as in `load`.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+    fn store(self, to: &mut [f32; 16], x: [__m256; 2]) {
+        let (halves, _) = to.as_chunks_mut::<8>();
+        for (half, x) in halves.iter_mut().zip(x) {
+            // SAFETY: as in `load`.
+            unsafe { _mm256_storeu_ps(half.as_mut_ptr(), x) };
+        }
     }
 
     #[inline(always)]
-    fn fma_each(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+    fn fma_each(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: as in `splat`.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
 }
 
@@ -125,11 +136,69 @@ impl Avx2 {
     }
 }
 
+/// Proof that this CPU has AVX-512 F, BW, CD, DQ and VL besides all of [`Avx2`]; made by [`detect`] alone.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512(Avx2);
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for Avx512 {
+    const FMA: bool = true;
+    const DOZEN: bool = true;
+
+    type Vector = __m512;
+
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        self.0.fma(a, b, c)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` exists only on a CPU that reports avx512f; so do the three below.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> __m512 {
+        // SAFETY: as in `splat`; the array holds the sixteen numbers, and the load asks for no alignment.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 16], x: __m512) {
+        // SAFETY: as in `load`.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn fma_each(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// Runs `body`, everything inlined into it compiled for AVX-512.
+    #[inline(always)]
+    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn compiled<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` exists only on a CPU that reports all of these.
+        unsafe { compiled(body) }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub enum Isa {
     Baseline,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 impl Isa {
@@ -138,24 +207,36 @@ impl Isa {
             Self::Baseline => "baseline",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
         }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Isa {
-    let all = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-    if all { Isa::Avx2(Avx2(())) } else { Isa::Baseline }
+/// Every instruction set that this CPU can run, the best one last.
+fn detect() -> Vec<Isa> {
+    let mut all = vec![Isa::Baseline];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+        all.push(Isa::Avx2(Avx2(())));
+        let (f, bw, cd) = (
+            is_x86_feature_detected!("avx512f"),
+            is_x86_feature_detected!("avx512bw"),
+            is_x86_feature_detected!("avx512cd"),
+        );
+        if f && bw && cd && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+            all.push(Isa::Avx512(Avx512(Avx2(()))));
+        }
+    }
+    all
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
-    Isa::Baseline
-}
-
-static CHOSEN: LazyLock<Isa> = LazyLock::new(|| match std::env::var("LLMJP_ISA") {
-    Ok(name) if name.eq_ignore_ascii_case("baseline") => Isa::Baseline,
-    _ => detect(),
+/// The best, or the one that `LLMJP_ISA` names, if this CPU has it.
+static CHOSEN: LazyLock<Isa> = LazyLock::new(|| {
+    let all = detect();
+    let best = all[all.len() - 1];
+    let Ok(name) = std::env::var("LLMJP_ISA") else { return best };
+    all.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(&name)).unwrap_or(best)
 });
 
 #[cfg(test)]
@@ -185,11 +266,7 @@ pub(crate) fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
 /// Every instruction set that this CPU can run.
 #[cfg(test)]
 pub(crate) fn all() -> Vec<Isa> {
-    match detect() {
-        Isa::Baseline => vec![Isa::Baseline],
-        #[cfg(target_arch = "x86_64")]
-        best => vec![Isa::Baseline, best],
-    }
+    detect()
 }
 
 /// `dispatch!(isa, s => body)`: `body`, compiled for the instruction set; `s` is its [`Simd`].
@@ -202,6 +279,11 @@ macro_rules! dispatch {
             }
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::isa::Isa::Avx2($s) => $s.run(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::isa::Isa::Avx512($s) => $s.run(
                 #[inline(always)]
                 || $body,
             ),

@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::cast::as_f32;
 use super::isa::{Simd, dispatch, isa};
 use super::math::{add_row, sum, sums3};
 use super::parallel::install;
-use super::rms_norm::{accumulate, add};
+use super::rms_norm::{TASK, accumulate, add, with_wide};
 use super::scratch::with_scratch;
 use crate::dtype::Element;
 
@@ -47,27 +48,35 @@ pub fn forward<T: Element>(
     }
     let isa = isa();
     install(|| {
-        let rows = y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(mean).zip(rstd).with_min_len(8);
-        rows.for_each(|(((y, x), mean), rstd)| (*mean, *rstd) = dispatch!(isa, s => row(s, y, x, w, bias, eps)));
+        let inputs = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d));
+        let tasks = inputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK));
+        tasks.for_each(|(((y, x), mean), rstd)| {
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, s => {
+                    for (((y, x), mean), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(mean).zip(rstd) {
+                        (*mean, *rstd) = row(s, y, as_f32(wide, x), w, bias, eps);
+                    }
+                })
+            });
+        });
     });
 }
 
 #[inline(always)]
-fn row<S: Simd, T: Element>(s: S, y: &mut [T], x: &[T], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
+fn row<S: Simd, T: Element>(s: S, y: &mut [T], x: &[f32], w: &[T], bias: Option<&[T]>, eps: f64) -> (f32, f32) {
     let d = x.len() as f32;
     let mean = sum(x, |x| x) / d;
     let var = sum(x, |x| (x - mean) * (x - mean)) / d;
     let r = 1.0 / (var + eps as f32).sqrt();
-    let normed = |x: &T| (x.to_f32() - mean) * r;
     match bias {
         None => {
             for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = T::from_f32(normed(x) * w.to_f32());
+                *y = T::from_f32((x - mean) * r * w.to_f32());
             }
         }
         Some(bias) => {
             for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(bias) {
-                *y = T::from_f32(s.fma(normed(x), w.to_f32(), b.to_f32()));
+                *y = T::from_f32(s.fma((x - mean) * r, w.to_f32(), b.to_f32()));
             }
         }
     }
@@ -92,11 +101,17 @@ pub fn forward_add<T: Element>(
     }
     let isa = isa();
     install(|| {
-        let rows = y.par_chunks_mut(d).zip(sum.par_chunks_mut(d)).zip(x.par_chunks(d)).zip(residual.par_chunks(d));
-        rows.zip(mean).zip(rstd).with_min_len(8).for_each(|(((((y, sum), x), residual), mean), rstd)| {
-            (*mean, *rstd) = dispatch!(isa, s => {
-                add(sum, x, residual);
-                row(s, y, sum, w, bias, eps)
+        let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
+        let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d));
+        let tasks = outputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK)).zip(inputs);
+        tasks.for_each(|((((y, sum), mean), rstd), (x, residual))| {
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, s => {
+                    add(sum, x, residual);
+                    for (((y, sum), mean), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(mean).zip(rstd) {
+                        (*mean, *rstd) = row(s, y, as_f32(wide, sum), w, bias, eps);
+                    }
+                })
             });
         });
     });
@@ -118,10 +133,12 @@ pub fn backward<T: Element>(
     let isa = isa();
     with_scratch(2 * d, |total| {
         total.fill(0.0);
-        accumulate(isa, dx, total, d, 2 * d, |n, dx, partial| {
-            let at = n * d..(n + 1) * d;
-            let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
-            dispatch!(isa, s => backward_row(s, dx, partial, dy, x, mean[n], rstd[n], w, dresidual));
+        accumulate(isa, dx, total, d, 2 * d, |first, dx, partial| {
+            dispatch!(isa, s => for (n, dx) in (first..).zip(dx.chunks_exact_mut(d)) {
+                let at = n * d..(n + 1) * d;
+                let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
+                backward_row(s, dx, partial, dy, x, mean[n], rstd[n], w, dresidual);
+            });
         });
         add_row(dw, &total[..d]);
         if let Some(dbias) = dbias {
@@ -146,20 +163,22 @@ fn backward_row<S: Simd, T: Element>(
     let (g, gx) = sums3(dy, x, w, |dy, x, w| (dy * w, dy * w * (x - mean)));
     let (mean_g, c) = (g / x.len() as f32, -gx * r * r / x.len() as f32);
     let (dw, dbias) = partial.split_at_mut(x.len());
-    for (((dw, dbias), dy), x) in dw.iter_mut().zip(dbias).zip(dy).zip(x) {
-        *dw = s.fma((x.to_f32() - mean) * r, dy.to_f32(), *dw);
-        *dbias += dy.to_f32();
-    }
-    let grad = |dy: &T, x: &T, w: &T| r * s.fma(x.to_f32() - mean, c, s.fma(w.to_f32(), dy.to_f32(), -mean_g));
+    let all = |dw: &mut f32, dbias: &mut f32, dy: &T, x: &T, w: &T| {
+        let (dy, x) = (dy.to_f32(), x.to_f32() - mean);
+        *dw = s.fma(x * r, dy, *dw);
+        *dbias += dy;
+        r * s.fma(x, c, s.fma(w.to_f32(), dy, -mean_g))
+    };
+    let rows = dx.iter_mut().zip(dw).zip(dbias).zip(dy).zip(x).zip(w);
     match dresidual {
         None => {
-            for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
-                *dx = T::from_f32(grad(dy, x, w));
+            for (((((dx, dw), dbias), dy), x), w) in rows {
+                *dx = T::from_f32(all(dw, dbias, dy, x, w));
             }
         }
         Some(dresidual) => {
-            for ((((dx, dy), x), w), g) in dx.iter_mut().zip(dy).zip(x).zip(w).zip(dresidual) {
-                *dx = T::from_f32(grad(dy, x, w) + g.to_f32());
+            for ((((((dx, dw), dbias), dy), x), w), g) in rows.zip(dresidual) {
+                *dx = T::from_f32(all(dw, dbias, dy, x, w) + g.to_f32());
             }
         }
     }

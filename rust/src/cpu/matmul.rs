@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Simd, dispatch, isa};
 use super::math::dot;
-use super::micro::{MR, NR, pack, scale_add, store, tile};
+use super::micro::{MR, NR, pack, scale_add, tile, tile_pair};
 use super::parallel::install;
 use super::scratch::with_scratch;
 use crate::dtype::{DType, Element};
@@ -26,9 +26,9 @@ pub mod reference {
     }
 }
 
-/// Inner indices of one block: a panel of B (16 KiB) stays in the L1 cache.
-const DEPTH: usize = 256;
-/// Columns of C made together: the block of B (2 MiB) stays in a shared cache.
+/// Inner indices of one block: a panel of B (24 KiB) stays in the L1 cache.
+const DEPTH: usize = 384;
+/// Columns of C made together: the block of B (3 MiB) stays in a shared cache.
 const COLUMNS: usize = 2048;
 /// With fewer rows than this, threads share out columns, `GROUP` at a time.
 const FEW_ROWS: usize = 4 * MR;
@@ -323,28 +323,40 @@ fn tiles<S: Simd>(s: S, c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth
     for (p, b) in b.chunks_exact(NR * depth).enumerate() {
         let column = p * NR;
         let width = NR.min(c.cols - column);
-        for (q, a) in a.chunks_exact(MR * depth).enumerate() {
-            let sums = tile(s, a, b);
-            for (i, sums) in sums.into_iter().enumerate().take(rows - q * MR) {
-                let line = &mut c.data[(q * MR + i) * c.stride + c.first + column..][..width];
-                if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
-                    finish(s, line, sums, start, column);
-                } else {
-                    let mut whole = [0.0; NR];
-                    whole[..width].copy_from_slice(line);
-                    finish(s, &mut whole, sums, start, column);
-                    line.copy_from_slice(&whole[..width]);
+        let panels = if S::DOZEN { 2 } else { 1 };
+        for (q, a) in a.chunks(panels * MR * depth).enumerate() {
+            let row = q * panels * MR;
+            match a.split_at_checked(MR * depth) {
+                Some((low, high)) if !high.is_empty() => {
+                    put(s, c, &tile_pair(s, [low, high], b), row..rows, column..column + width, start);
                 }
+                _ => put(s, c, &tile(s, a, b), row..rows, column..column + width, start),
             }
+        }
+    }
+}
+
+/// Writes a tile, or what of it lies within the rows and columns.
+#[inline(always)]
+fn put<S: Simd>(s: S, c: &mut Target, sums: &[S::Vector], rows: Range<usize>, columns: Range<usize>, start: Start) {
+    for (i, sums) in rows.zip(sums) {
+        let line = &mut c.data[i * c.stride + c.first + columns.start..][..columns.len()];
+        if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
+            finish(s, line, *sums, start, columns.start);
+        } else {
+            let mut whole = [0.0; NR];
+            whole[..columns.len()].copy_from_slice(line);
+            finish(s, &mut whole, *sums, start, columns.start);
+            line.copy_from_slice(&whole[..columns.len()]);
         }
     }
 }
 
 /// A row of a tile, with what it begins from.
 #[inline(always)]
-fn finish<S: Simd>(s: S, line: &mut [f32; NR], sums: [S::Vector; 2], start: Start, column: usize) {
+fn finish<S: Simd>(s: S, line: &mut [f32; NR], sums: S::Vector, start: Start, column: usize) {
     match start {
-        Start::Zero => return store(s, line, sums),
+        Start::Zero => return s.store(line, sums),
         Start::Old => {}
         Start::Bias(bias) => {
             for (line, b) in line.iter_mut().zip(&bias[column..]) {

@@ -1,7 +1,8 @@
 //! The innermost loops of matrix products: panels that a vector unit reads straight through, and the tile they give.
 //!
 //! A panel of A holds `MR` rows, of B `NR` columns, the inner index running slowest: element (i, k) of A stands at
-//! k·MR + i. The 6 × 16 results of a tile are 12 vectors of eight, which with the operands fill the 16 registers.
+//! k·MR + i. The 6 × 16 results of a tile are 12 vectors of eight, which with the operands fill the 16 registers of
+//! AVX2; AVX-512 has room for the 12 vectors of sixteen of two tiles.
 
 use super::isa::Simd;
 use super::matmul::Mat;
@@ -10,46 +11,27 @@ use crate::dtype::Element;
 pub const MR: usize = 6;
 pub const NR: usize = 16;
 
-/// `ROWS` rows of `NR` results, two vectors each.
-pub type Tile<S, const ROWS: usize> = [[<S as Simd>::Vector; 2]; ROWS];
+/// `ROWS` rows of `NR` results.
+pub type Tile<S, const ROWS: usize> = [<S as Simd>::Vector; ROWS];
 
 /// Σ over k of the column `a(k)` times the row k of the panel `b` (K, NR).
 #[inline(always)]
 fn accumulate<S: Simd, const ROWS: usize>(s: S, b: &[f32], a: impl Fn(usize, usize) -> f32) -> Tile<S, ROWS> {
-    let mut c = [[s.splat(0.0); 2]; ROWS];
+    let mut c = [s.splat(0.0); ROWS];
     for (k, b) in b.as_chunks::<NR>().0.iter().enumerate() {
-        let [low, high] = halves(b);
-        let (low, high) = (s.load(low), s.load(high));
+        let b = s.load(b);
         for i in 0..ROWS {
-            let a = s.splat(a(i, k));
-            c[i] = [s.fma_each(a, low, c[i][0]), s.fma_each(a, high, c[i][1])];
+            c[i] = s.fma_each(s.splat(a(i, k)), b, c[i]);
         }
     }
     c
 }
 
-#[inline(always)]
-fn halves(row: &[f32; NR]) -> [&[f32; 8]; 2] {
-    let (halves, _) = row.as_chunks::<8>();
-    [&halves[0], &halves[1]]
-}
-
 /// row = factor·row + sums.
 #[inline(always)]
-pub fn scale_add<S: Simd>(s: S, row: &mut [f32; NR], factor: f32, sums: [S::Vector; 2]) {
-    let factor = s.splat(factor);
-    for (half, sum) in row.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
-        let old = s.load(half);
-        s.store(half, s.fma_each(factor, old, sum));
-    }
-}
-
-/// row = sums.
-#[inline(always)]
-pub fn store<S: Simd>(s: S, row: &mut [f32; NR], sums: [S::Vector; 2]) {
-    for (half, sum) in row.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
-        s.store(half, sum);
-    }
+pub fn scale_add<S: Simd>(s: S, row: &mut [f32; NR], factor: f32, sums: S::Vector) {
+    let old = s.load(row);
+    s.store(row, s.fma_each(s.splat(factor), old, sums));
 }
 
 /// A (MR, K) · B (K, NR), A packed.
@@ -59,6 +41,14 @@ pub fn tile<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Tile<S, MR> {
     let depth = a.len().min(b.len() / NR);
     let (a, b) = (&a[..depth], &b[..depth * NR]);
     accumulate(s, b, |i, k| a[k][i])
+}
+
+/// Two panels of A at once.
+#[inline(always)]
+pub fn tile_pair<S: Simd>(s: S, a: [&[f32]; 2], b: &[f32]) -> Tile<S, { 2 * MR }> {
+    let depth = (b.len() / NR).min(a[0].len() / MR).min(a[1].len() / MR);
+    let a = a.map(|a| &a.as_chunks::<MR>().0[..depth]);
+    accumulate(s, &b[..depth * NR], |i, k| a[i / MR][k][i % MR])
 }
 
 /// The same with A as rows where they stand: cheaper than packing when few columns use them.

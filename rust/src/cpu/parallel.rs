@@ -114,6 +114,16 @@ pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
     install(|| (0..count).into_par_iter().for_each(&work));
 }
 
+/// x = 0. Fresh memory is slow to write for the first time, so that is shared out too.
+pub fn zero(x: &mut [f32]) {
+    use rayon::prelude::*;
+    const PART: usize = 1 << 20;
+    if x.len() <= PART {
+        return x.fill(0.0);
+    }
+    install(|| x.par_chunks_mut(PART).for_each(|x| x.fill(0.0)));
+}
+
 /// Rows of equal length, of which several tasks write different columns at the same time.
 pub struct Columns<'a, T> {
     data: *mut T,

@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::cast::as_f32;
 use super::isa::{Isa, Simd, dispatch, isa};
 use super::math::{add_row, sum, sums3};
 use super::parallel::install;
 use super::scratch::with_scratch;
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 
 pub mod reference {
     /// One row: x, w, y are (D).
@@ -34,18 +35,34 @@ pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps:
     }
     let isa = isa();
     install(|| {
-        y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd).with_min_len(8).for_each(|((y, x), rstd)| {
-            *rstd = dispatch!(isa, _s => row(y, x, w, eps));
+        let tasks = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d)).zip(rstd.par_chunks_mut(TASK));
+        tasks.for_each(|((y, x), rstd)| {
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, _s => {
+                    for ((y, x), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd) {
+                        *rstd = row(y, as_f32(wide, x), w, eps);
+                    }
+                })
+            });
         });
     });
 }
 
+/// Rows that one task norms.
+pub(super) const TASK: usize = 16;
+
+/// Lends the place of a row in f32, where T is another type.
+pub(super) fn with_wide<T: Element, R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    if T::DTYPE == DType::F32 { work(&mut []) } else { with_scratch(len, work) }
+}
+
+/// y = x·r·w; r.
 #[inline(always)]
-fn row<T: Element>(y: &mut [T], x: &[T], w: &[T], eps: f64) -> f32 {
+fn row<T: Element>(y: &mut [T], x: &[f32], w: &[T], eps: f64) -> f32 {
     let mean = sum(x, |x| x * x) / x.len() as f32;
     let r = 1.0 / (mean + eps as f32).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-        *y = T::from_f32(x.to_f32() * r * w.to_f32());
+        *y = T::from_f32(x * r * w.to_f32());
     }
     r
 }
@@ -66,11 +83,16 @@ pub fn forward_add<T: Element>(
     }
     let isa = isa();
     install(|| {
-        let rows = y.par_chunks_mut(d).zip(sum.par_chunks_mut(d)).zip(x.par_chunks(d)).zip(residual.par_chunks(d));
-        rows.zip(rstd).with_min_len(8).for_each(|((((y, sum), x), residual), rstd)| {
-            *rstd = dispatch!(isa, _s => {
-                add(sum, x, residual);
-                row(y, sum, w, eps)
+        let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
+        let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d)).zip(rstd.par_chunks_mut(TASK));
+        outputs.zip(inputs).for_each(|(((y, sum), rstd), (x, residual))| {
+            with_wide::<T, _>(d, |wide| {
+                dispatch!(isa, _s => {
+                    add(sum, x, residual);
+                    for ((y, sum), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(rstd) {
+                        *rstd = row(y, as_f32(wide, sum), w, eps);
+                    }
+                })
             });
         });
     });
@@ -95,22 +117,24 @@ pub fn backward<T: Element>(
     d: usize,
 ) {
     let isa = isa();
-    accumulate(isa, dx, dw, d, d, |n, dx, dw| {
-        let at = n * d..(n + 1) * d;
-        let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
-        dispatch!(isa, s => backward_row(s, dx, dw, dy, x, rstd[n], w, dresidual));
+    accumulate(isa, dx, dw, d, d, |first, dx, dw| {
+        dispatch!(isa, s => for (n, dx) in (first..).zip(dx.chunks_exact_mut(d)) {
+            let at = n * d..(n + 1) * d;
+            let (dy, x, dresidual) = (&dy[at.clone()], &x[at.clone()], dresidual.map(|g| &g[at]));
+            backward_row(s, dx, dw, dy, x, rstd[n], w, dresidual);
+        });
     });
 }
 
-/// Calls `row(n, row n of dx, partial)` for all rows and adds the partial sums (size) to `total`, in the order of
-/// the rows; each partial sum takes `ROWS` rows.
+/// Calls `rows(n, rows of dx from n on, partial)` for each `ROWS` rows and adds the partial sums (size) to `total`, in
+/// the order of the rows.
 pub(super) fn accumulate<T: Element>(
     isa: Isa,
     dx: &mut [T],
     total: &mut [f32],
     d: usize,
     size: usize,
-    row: impl Fn(usize, &mut [T], &mut [f32]) + Send + Sync,
+    rows: impl Fn(usize, &mut [T], &mut [f32]) + Send + Sync,
 ) {
     if d == 0 {
         return;
@@ -119,7 +143,7 @@ pub(super) fn accumulate<T: Element>(
         install(|| {
             dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(size)).enumerate().for_each(|(p, (dx, partial))| {
                 partial.fill(0.0);
-                dx.chunks_exact_mut(d).enumerate().for_each(|(k, dx)| row(p * ROWS + k, dx, partial));
+                rows(p * ROWS, dx, partial);
             });
         });
         partial.chunks_exact(size).for_each(|partial| dispatch!(isa, _s => add_row(total, partial)));
@@ -139,19 +163,21 @@ fn backward_row<S: Simd, T: Element>(
 ) {
     let (dot, _) = sums3(dy, x, w, |dy, x, w| (dy * w * x, 0.0));
     let c = -dot * r * r / x.len() as f32;
-    for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
-        *dw = s.fma(dy.to_f32() * r, x.to_f32(), *dw);
-    }
-    let grad = |dy: &T, x: &T, w: &T| r * s.fma(x.to_f32(), c, w.to_f32() * dy.to_f32());
+    let both = |dw: &mut f32, dy: &T, x: &T, w: &T| {
+        let (dy, x) = (dy.to_f32(), x.to_f32());
+        *dw = s.fma(dy * r, x, *dw);
+        r * s.fma(x, c, w.to_f32() * dy)
+    };
+    let rows = dx.iter_mut().zip(dw).zip(dy).zip(x).zip(w);
     match dresidual {
         None => {
-            for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
-                *dx = T::from_f32(grad(dy, x, w));
+            for ((((dx, dw), dy), x), w) in rows {
+                *dx = T::from_f32(both(dw, dy, x, w));
             }
         }
         Some(dresidual) => {
-            for ((((dx, dy), x), w), g) in dx.iter_mut().zip(dy).zip(x).zip(w).zip(dresidual) {
-                *dx = T::from_f32(grad(dy, x, w) + g.to_f32());
+            for (((((dx, dw), dy), x), w), g) in rows.zip(dresidual) {
+                *dx = T::from_f32(both(dw, dy, x, w) + g.to_f32());
             }
         }
     }

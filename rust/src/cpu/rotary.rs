@@ -90,21 +90,57 @@ pub fn rotate<T: Element>(
     });
 }
 
-/// The cosines are rounded to T first, as HF does.
+/// The same from x to y, rows of nothing but heads of `d`, whose other elements are copied.
+pub fn rotate_into<T: Element>(
+    y: &mut [T],
+    x: &[T],
+    row: usize,
+    d: usize,
+    time: usize,
+    table: &Table,
+    start: usize,
+    sign: f32,
+) {
+    let (isa, half) = (isa(), table.half());
+    install(|| {
+        let rows = y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().with_min_len(16);
+        rows.for_each(|(n, (y, x))| {
+            let (cos, sin) = table.at(start + n % time);
+            dispatch!(isa, s => for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                turn_into(s, &mut y[..2 * half], &x[..2 * half], cos, sin, sign);
+                y[2 * half..].copy_from_slice(&x[2 * half..]);
+            });
+        });
+    });
+}
+
+/// One pair. The cosine and the sine are rounded to T first, as HF does.
+#[inline(always)]
+fn pair<S: Simd, T: Element>(s: S, u: T, v: T, cos: f32, sin: f32, sign: f32) -> (T, T) {
+    let (c, n) = (T::from_f32(cos).to_f32(), T::from_f32(sin).to_f32() * sign);
+    let (a, b) = (u.to_f32(), v.to_f32());
+    (T::from_f32(s.fma(a, c, -(b * n))), T::from_f32(s.fma(b, c, a * n)))
+}
+
 #[inline(always)]
 fn turn<S: Simd, T: Element>(s: S, head: &mut [T], cos: &[f32], sin: &[f32], sign: f32) {
     let (first, second) = head.split_at_mut(cos.len());
-    for (((u, v), c), n) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-        let (c, n) = (T::from_f32(*c).to_f32(), T::from_f32(*n).to_f32() * sign);
-        let (a, b) = (u.to_f32(), v.to_f32());
-        *u = T::from_f32(s.fma(a, c, -(b * n)));
-        *v = T::from_f32(s.fma(b, c, a * n));
+    for (((u, v), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*u, *v) = pair(s, *u, *v, *cos, *sin, sign);
+    }
+}
+
+#[inline(always)]
+fn turn_into<S: Simd, T: Element>(s: S, y: &mut [T], x: &[T], cos: &[f32], sin: &[f32], sign: f32) {
+    let ((first, second), (u, v)) = (y.split_at_mut(cos.len()), x.split_at(cos.len()));
+    for (((((first, second), u), v), cos), sin) in first.iter_mut().zip(second).zip(u).zip(v).zip(cos).zip(sin) {
+        (*first, *second) = pair(s, *u, *v, *cos, *sin, sign);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, random, sample};
+    use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
     use super::*;
 
     const BASE: f64 = 10_000.0;
@@ -136,6 +172,23 @@ mod tests {
     #[test]
     fn fast_equals_reference() {
         each_dtype!(follows_the_reference);
+    }
+
+    fn into_equals_in_place<T: Element>() {
+        let (d, count, time) = (10, 3, 5);
+        let (table, x) = (Table::new(8, 6, BASE), sample::<T>(1, 2 * time * count * d).0);
+        for sign in [1.0, -1.0] {
+            let (mut turned, mut y) = (x.clone(), place::<T>(x.len()));
+            let heads = Heads { offset: 0, stride: d, count, dim: d };
+            rotate(&mut turned, count * d, heads, time, &table, 2, sign);
+            rotate_into(&mut y, &x, count * d, d, time, &table, 2, sign);
+            assert_eq!(y, turned);
+        }
+    }
+
+    #[test]
+    fn both_ways_are_one() {
+        each_dtype!(into_equals_in_place);
     }
 
     #[test]

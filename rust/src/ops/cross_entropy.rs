@@ -1,6 +1,6 @@
 //! Cross-entropy of logits that exist; `linear_cross_entropy` does without them.
 
-pub use crate::cpu::cross_entropy::LossOptions;
+pub use crate::cpu::cross_entropy::{LossOptions, RowSum};
 
 use crate::cpu::cross_entropy as cpu;
 use crate::dtype::Element;
@@ -32,38 +32,63 @@ pub fn targets_of(targets: &[i64], ignore_index: i64, classes: usize) -> Result<
 /// What `targets_of` writes for an ignored target: `LossOptions::ignore_index` of the same call.
 pub const IGNORED: i32 = -1;
 
-fn check<T: Element>(op: &'static str, logits: View<T>, targets: &[i32], o: &LossOptions) -> Result<usize> {
+/// (Σ of the losses, how many targets are not ignored), what a mean is made of.
+pub fn total(losses: &[f32], targets: &[i32], o: &LossOptions) -> (f64, usize) {
+    (losses.iter().map(|loss| f64::from(*loss)).sum(), counted(targets, o))
+}
+
+/// How many targets are not ignored.
+pub fn counted(targets: &[i32], o: &LossOptions) -> usize {
+    targets.iter().filter(|target| **target != o.ignore_index).count()
+}
+
+fn check<T: Element>(
+    op: &'static str,
+    logits: View<T>,
+    sums: &[RowSum],
+    targets: &[i32],
+    o: &LossOptions,
+) -> Result<usize> {
     let v = logits.shape().last();
+    super::expect_len(op, "sums", targets.len(), sums.len())?;
     logits.expect(op, "logits", &[targets.len(), v])?;
     super::expect_some(op, "logits", &[v])?;
     super::expect_ids(op, "targets", targets, v, Some(o.ignore_index))?;
     Ok(v)
 }
 
-/// losses (N) of logits (N, V) and targets (N); an ignored target has loss 0.
+/// losses (N) of logits (N, V) and targets (N), and the sums (N) of the rows for the backward pass; an ignored target
+/// has loss 0.
 ///
 /// # Errors
 /// `Shape`; `UnsupportedInput` naming a target outside the vocabulary.
-pub fn forward<T: Element>(losses: &mut [f32], logits: View<T>, targets: &[i32], options: &LossOptions) -> Result<()> {
-    let v = check("cross_entropy", logits, targets, options)?;
+pub fn forward<T: Element>(
+    losses: &mut [f32],
+    sums: &mut [RowSum],
+    logits: View<T>,
+    targets: &[i32],
+    options: &LossOptions,
+) -> Result<()> {
+    let v = check("cross_entropy", logits, sums, targets, options)?;
     super::expect_len("cross_entropy", "losses", targets.len(), losses.len())?;
-    cpu::forward(losses, logits.data(), targets, options, v);
+    cpu::forward(losses, sums, logits.data(), targets, options, v);
     Ok(())
 }
 
-/// dlogits (N, V); `grad_scale` is d(total)/d(loss of a token).
+/// dlogits (N, V), from the sums of `forward`; `grad_scale` is d(total)/d(loss of a token).
 ///
 /// # Errors
 /// As `forward`.
 pub fn backward<T: Element>(
     mut dlogits: ViewMut<T>,
     logits: View<T>,
+    sums: &[RowSum],
     targets: &[i32],
     grad_scale: f32,
     options: &LossOptions,
 ) -> Result<()> {
-    let v = check("cross_entropy.backward", logits, targets, options)?;
+    let v = check("cross_entropy.backward", logits, sums, targets, options)?;
     dlogits.expect("cross_entropy.backward", "dlogits", logits.shape().dims())?;
-    cpu::backward(dlogits.data(), logits.data(), targets, grad_scale, options, v);
+    cpu::backward(dlogits.data(), logits.data(), sums, targets, grad_scale, options, v);
     Ok(())
 }

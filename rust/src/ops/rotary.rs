@@ -75,6 +75,31 @@ pub fn forward<T: Element>(
     Ok(())
 }
 
+/// y = x (B·T, A·d), nothing but heads, rotated; backwards when `backward`.
+///
+/// # Errors
+/// As `forward`.
+pub fn into<T: Element>(
+    y: &mut [T],
+    x: &[T],
+    heads: Heads,
+    batch: usize,
+    time: usize,
+    table: &Table,
+    backward: bool,
+) -> Result<()> {
+    let row = heads.count * heads.dim;
+    let heads = Heads { offset: 0, stride: heads.dim, ..heads };
+    check(x.len(), row, heads, batch, time, table, 0)?;
+    super::expect_len("rotary", "y", x.len(), y.len())?;
+    if table.half() > 0 {
+        cpu::rotate_into(y, x, row, heads.dim, time, table, 0, if backward { -1.0 } else { 1.0 });
+    } else {
+        y.copy_from_slice(x);
+    }
+    Ok(())
+}
+
 /// The transpose of `forward`: rotation by minus the angle.
 ///
 /// # Errors

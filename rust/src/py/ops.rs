@@ -21,6 +21,7 @@ use crate::cpu::{isa as cpu_isa, parallel};
 use crate::interrupt::Interrupt;
 use crate::ops;
 use crate::ops::activation::Activation;
+use crate::ops::cross_entropy::RowSum;
 use crate::ops::linear_cross_entropy::LossOptions;
 
 fn activation(kind: &str) -> PyResult<Activation> {
@@ -181,6 +182,10 @@ fn add_forward<'py>(py: Python<'py>, a: &Any<'py>, b: &Any<'py>, dtype: &str) ->
     })
 }
 
+fn row_sums(n: usize) -> Vec<RowSum> {
+    vec![RowSum { top: f32::NAN, total: f32::NAN }; n]
+}
+
 #[pyfunction]
 #[pyo3(signature = (logits, targets, ignore_index = -100, label_smoothing = 0.0, z_loss = 0.0, dtype = "float32"))]
 fn cross_entropy_forward<'py>(
@@ -196,7 +201,8 @@ fn cross_entropy_forward<'py>(
     typed!(dtype, T => {
         let logits = Array::<T>::read("logits", logits)?;
         let mut losses = Array::<f32>::result(&[targets.len()]);
-        run(py, || ops::cross_entropy::forward(&mut losses.data, logits.view()?, &targets, &options))?;
+        let mut sums = row_sums(targets.len());
+        run(py, || ops::cross_entropy::forward(&mut losses.data, &mut sums, logits.view()?, &targets, &options))?;
         losses.numpy(py)
     })
 }
@@ -218,7 +224,11 @@ fn cross_entropy_backward<'py>(
     typed!(dtype, T => {
         let logits = Array::<T>::read("logits", logits)?;
         let mut d = Array::<T>::result(&logits.dims);
-        run(py, || ops::cross_entropy::backward(d.view_mut()?, logits.view()?, &targets, grad_scale, &options))?;
+        let (mut losses, mut sums) = (vec![0.0; targets.len()], row_sums(targets.len()));
+        run(py, || {
+            ops::cross_entropy::forward(&mut losses, &mut sums, logits.view()?, &targets, &options)?;
+            ops::cross_entropy::backward(d.view_mut()?, logits.view()?, &sums, &targets, grad_scale, &options)
+        })?;
         d.numpy(py)
     })
 }
@@ -336,7 +346,7 @@ fn num_threads(py: Python<'_>) -> usize {
     py.detach(parallel::num_threads)
 }
 
-/// The instruction set that was chosen: `avx2` or `baseline`.
+/// The instruction set that was chosen: `avx512`, `avx2` or `baseline`.
 #[pyfunction]
 fn isa() -> &'static str {
     cpu_isa::isa().name()

@@ -2,9 +2,10 @@
 
 use pyo3::prelude::*;
 
-use super::run;
 use super::tensor::{Any, Tensor, apart, typed};
-use crate::error::Error;
+use super::{checked, run};
+use crate::dtype::Element;
+use crate::error::{Error, Result as CoreResult};
 use crate::ops;
 use crate::ops::attention::{Heads, Qkv};
 use crate::py::error::PyError;
@@ -15,6 +16,41 @@ type HeadsTuple = (usize, usize, usize, usize);
 
 fn heads((offset, stride, count, dim): HeadsTuple) -> Heads {
     Heads { offset, stride, count, dim }
+}
+
+/// (tables, ndims) of cos and sin (1 or B, T, ndims), as HF makes them.
+fn table_dims(cos: &Tensor, sin: &Tensor, batch: usize, time: usize) -> CoreResult<(usize, usize)> {
+    cos.expect_rank(3)?;
+    sin.expect_rank(3)?;
+    let (tables, ndims) = (cos.dim(0), cos.dim(2));
+    let dims = [if tables == 1 { 1 } else { batch }, time, ndims];
+    for (arg, tensor) in [("cos", cos), ("sin", sin)] {
+        if tensor.dims() != dims {
+            return Err(Error::Shape { op: "rotary", arg, want: dims.to_vec(), got: tensor.dims().to_vec() });
+        }
+    }
+    Ok((tables, ndims))
+}
+
+/// Calls `work(i, sequences, table)` for each table and the sequences it is for: all, or one.
+fn each_table<T: Element>(
+    cos: &Tensor,
+    sin: &Tensor,
+    batch: usize,
+    time: usize,
+    mut work: impl FnMut(usize, usize, &ops::rotary::Table) -> CoreResult<()>,
+) -> CoreResult<()> {
+    let (tables, ndims) = table_dims(cos, sin, batch, time)?;
+    if batch == 0 || time == 0 {
+        return Ok(());
+    }
+    let (cos, sin, dims) = (cos.slice::<T>()?, sin.slice::<T>()?, [time, ndims]);
+    for i in 0..tables {
+        let part = i * time * ndims..(i + 1) * time * ndims;
+        let table = ops::rotary::table(View::new(&cos[part.clone()], &dims)?, View::new(&sin[part], &dims)?)?;
+        work(i, batch / tables, &table)?;
+    }
+    Ok(())
 }
 
 /// Rotates in place: qkv (B, T, row); cos, sin (1 or B, T, ndims) as HF makes them.
@@ -30,36 +66,48 @@ pub(super) fn rotary(
     let heads = self::heads(heads);
     let read = |name, value| Tensor::read("rotary", name, value);
     let (mut qkv, cos, sin) = (read("qkv", qkv)?, read("cos", cos)?, read("sin", sin)?);
-    for tensor in [&qkv, &cos, &sin] {
-        tensor.expect_rank(3).map_err(PyError::from)?;
-    }
-    apart(&[&qkv], &[Some(&cos), Some(&sin)]).map_err(PyError::from)?;
+    checked(qkv.expect_rank(3))?;
+    checked(apart(&[&qkv], &[Some(&cos), Some(&sin)]))?;
     let (batch, time, row) = (qkv.dim(0), qkv.dim(1), qkv.dim(2));
-    let (tables, ndims) = (cos.dim(0), cos.dim(2));
-    let dims = [if tables == 1 { 1 } else { batch }, time, ndims];
-    let wrong =
-        |arg, tensor: &Tensor| Error::Shape { op: "rotary", arg, want: dims.to_vec(), got: tensor.dims().to_vec() };
-    if cos.dims() != dims {
-        return Err(PyError::from(wrong("cos", &cos)).into());
-    }
-    if sin.dims() != dims {
-        return Err(PyError::from(wrong("sin", &sin)).into());
-    }
     typed!(qkv, T => {
         let op = if backward { ops::rotary::backward::<T> } else { ops::rotary::forward::<T> };
         run(py, qkv.count(), || {
-            let (qkv, cos, sin) = (qkv.slice_mut::<T>()?, cos.slice::<T>()?, sin.slice::<T>()?);
-            if batch == 0 || time == 0 {
-                return Ok(());
+            let qkv = qkv.slice_mut::<T>()?;
+            each_table::<T>(&cos, &sin, batch, time, |i, sequences, table| {
+                let size = sequences * time * row;
+                op(&mut qkv[i * size..][..size], row, heads, sequences, time, table, 0)
+            })
+        })
+    })
+}
+
+/// y = x (B, T, A, d) rotated; cos, sin as in `rotary`.
+#[pyfunction]
+pub(super) fn rotary_into(
+    py: Python<'_>,
+    y: &Any<'_>,
+    x: &Any<'_>,
+    cos: &Any<'_>,
+    sin: &Any<'_>,
+    backward: bool,
+) -> PyResult<()> {
+    let read = |name, value| Tensor::read("rotary", name, value);
+    let (mut y, x, cos, sin) = (read("y", y)?, read("input", x)?, read("cos", cos)?, read("sin", sin)?);
+    checked(x.expect_rank(4))?;
+    checked(apart(&[&y], &[Some(&x), Some(&cos), Some(&sin)]))?;
+    let (batch, time, count, dim) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
+    let heads = Heads { offset: 0, stride: dim, count, dim };
+    typed!(x, T => {
+        run(py, x.count(), || {
+            let (y, x) = (y.slice_mut::<T>()?, x.slice::<T>()?);
+            if y.len() != x.len() {
+                return Err(Error::Shape { op: "rotary", arg: "y", want: vec![x.len()], got: vec![y.len()] });
             }
-            // One table for all sequences, or one for each.
-            let together = batch / tables;
-            for (i, qkv) in qkv.chunks_mut((together * time * row).max(1)).enumerate() {
-                let part = i * time * ndims..(i + 1) * time * ndims;
-                let (cos, sin) = (View::new(&cos[part.clone()], &[time, ndims])?, View::new(&sin[part], &[time, ndims])?);
-                op(qkv, row, heads, together, time, &ops::rotary::table(cos, sin)?, 0)?;
-            }
-            Ok(())
+            each_table::<T>(&cos, &sin, batch, time, |i, sequences, table| {
+                let size = sequences * time * count * dim;
+                let part = i * size..(i + 1) * size;
+                ops::rotary::into(&mut y[part.clone()], &x[part], heads, sequences, time, table, backward)
+            })
         })
     })
 }

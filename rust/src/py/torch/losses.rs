@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 use super::tensor::{Any, Tensor, apart, typed};
 use super::{checked, run};
+use crate::cpu::parallel;
 use crate::ops;
 use crate::ops::cross_entropy::{IGNORED, LossOptions, targets_of};
 use crate::py::signals::detached;
@@ -12,51 +13,63 @@ fn options(label_smoothing: f32, z_loss: f32) -> LossOptions {
     LossOptions { ignore_index: IGNORED, label_smoothing, z_loss }
 }
 
-/// losses (N), logits (N, V), target (N).
+/// losses (N), sums (2N), logits (N, V), target (N). (Σ of the losses, number of targets that are not ignored)
 #[pyfunction]
 pub(super) fn cross_entropy_forward(
     py: Python<'_>,
     losses: &Any<'_>,
+    sums: &Any<'_>,
     logits: &Any<'_>,
     target: &Any<'_>,
     ignore_index: i64,
     label_smoothing: f32,
     z_loss: f32,
-) -> PyResult<()> {
+) -> PyResult<(f64, usize)> {
     let read = |name, value| Tensor::read("cross_entropy", name, value);
-    let (mut losses, logits, target) = (read("losses", losses)?, read("input", logits)?, read("target", target)?);
-    checked(apart(&[&losses], &[Some(&logits), Some(&target)]))?;
-    let options = options(label_smoothing, z_loss);
+    let (mut losses, mut sums) = (read("losses", losses)?, read("sums", sums)?);
+    let (logits, target) = (read("input", logits)?, read("target", target)?);
+    checked(apart(&[&losses, &sums], &[Some(&logits), Some(&target)]))?;
+    let (options, mut total) = (options(label_smoothing, z_loss), (0.0, 0));
     typed!(logits, T => {
         run(py, logits.count(), || {
-            let logits = logits.view::<T>()?;
+            let (logits, losses) = (logits.view::<T>()?, losses.slice_mut()?);
             let targets = targets_of(target.ids()?, ignore_index, logits.shape().last())?;
-            ops::cross_entropy::forward(losses.slice_mut()?, logits, &targets, &options)
-        })
-    })
+            ops::cross_entropy::forward(losses, sums.pairs_mut()?, logits, &targets, &options)?;
+            total = ops::cross_entropy::total(losses, &targets, &options);
+            Ok(())
+        })?;
+    });
+    Ok(total)
 }
 
-/// dlogits (N, V); `grad_scale` is d(total)/d(loss of a token).
+/// dlogits (N, V), sums (2N) of the forward pass; `scale` times the gradient of the sum of the losses, or, where
+/// `mean`, of their mean.
 #[pyfunction]
 pub(super) fn cross_entropy_backward(
     py: Python<'_>,
     dlogits: &Any<'_>,
     logits: &Any<'_>,
+    sums: &Any<'_>,
     target: &Any<'_>,
-    grad_scale: f32,
+    scale: f64,
+    mean: bool,
     ignore_index: i64,
     label_smoothing: f32,
     z_loss: f32,
 ) -> PyResult<()> {
     let read = |name, value| Tensor::read("cross_entropy.backward", name, value);
-    let (mut dlogits, logits, target) = (read("dinput", dlogits)?, read("input", logits)?, read("target", target)?);
-    checked(apart(&[&dlogits], &[Some(&logits), Some(&target)]))?;
+    let (mut dlogits, logits) = (read("dinput", dlogits)?, read("input", logits)?);
+    let (sums, target) = (read("sums", sums)?, read("target", target)?);
+    checked(apart(&[&dlogits], &[Some(&logits), Some(&sums), Some(&target)]))?;
     let options = options(label_smoothing, z_loss);
     typed!(logits, T => {
         run(py, logits.count(), || {
             let logits = logits.view::<T>()?;
             let targets = targets_of(target.ids()?, ignore_index, logits.shape().last())?;
-            ops::cross_entropy::backward(dlogits.view_mut()?, logits, &targets, grad_scale, &options)
+            // Where all are ignored every gradient is 0, whatever the scale.
+            let count = if mean { ops::cross_entropy::counted(&targets, &options).max(1) } else { 1 };
+            let (dlogits, scale) = (dlogits.view_mut()?, (scale / count as f64) as f32);
+            ops::cross_entropy::backward(dlogits, logits, sums.pairs()?, &targets, scale, &options)
         })
     })
 }
@@ -87,7 +100,7 @@ pub(super) fn linear_cross_entropy_forward(
     })
 }
 
-/// The same, with dx (N, D) overwritten and dw (V, D) += its gradient.
+/// The same, with dx (N, D) and dw (V, D) overwritten.
 #[pyfunction]
 pub(super) fn linear_cross_entropy_forward_backward(
     py: Python<'_>,
@@ -111,7 +124,8 @@ pub(super) fn linear_cross_entropy_forward_backward(
         detached(py, |interrupt| {
             let (losses, w) = (losses.slice_mut()?, w.view::<T>()?);
             let targets = targets_of(target.ids()?, ignore_index, w.shape().rows())?;
-            let (dx, dw, x) = (dx.view_mut()?, dw.view_mut()?, x.view()?);
+            let (dx, mut dw, x) = (dx.view_mut()?, dw.view_mut()?, x.view()?);
+            parallel::zero(dw.data());
             let op = ops::linear_cross_entropy::forward_backward;
             op(losses, dx, dw, x, w, &targets, grad_scale, &options, interrupt)
         })

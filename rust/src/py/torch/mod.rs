@@ -1,23 +1,25 @@
 //! `llmjp_core._core.torch`: ops on torch's CPU tensors, read and written where they are.
 //!
-//! Not a public interface: `llmjp_core.torch` is. Results come first; torch has made them, contiguous. Sums of
-//! gradients (`dw`, `dbias`) are float32 and added to.
+//! Not a public interface: `llmjp_core.torch` is. Results come first; torch has made them, contiguous, and what is
+//! in them does not matter. Sums of gradients (`dw`, `dbias`) are float32.
 
 mod attention;
 mod losses;
 mod optimizer;
+mod pool;
 mod tensor;
 
 use pyo3::prelude::*;
 
-use self::attention::{attention_backward, attention_forward, rotary};
+use self::attention::{attention_backward, attention_forward, rotary, rotary_into};
 use self::losses::{
     cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
 };
 use self::optimizer::{adamw_step, sum_of_squares};
+use self::pool::pooled;
 use self::tensor::{Any, Tensor, apart, typed, unsupported};
 use super::error::PyError;
-use crate::cpu::parallel::alone;
+use crate::cpu::parallel::{self, alone};
 use crate::error::Result as CoreResult;
 use crate::ops;
 use crate::ops::activation::Activation;
@@ -57,7 +59,7 @@ fn rms_norm_forward(py: Python<'_>, y: &Any<'_>, rstd: &Any<'_>, x: &Any<'_>, w:
     })
 }
 
-/// dx, dy, x (.., D), dw (D) += Σ over rows.
+/// dx, dy, x (.., D), dw (D) = Σ over rows.
 #[pyfunction]
 fn rms_norm_backward(
     py: Python<'_>,
@@ -74,20 +76,19 @@ fn rms_norm_backward(
     checked(apart(&[&dx, &dw], &[Some(&dy), Some(&x), Some(&rstd), Some(&w)]))?;
     typed!(x, T => {
         run(py, x.count(), || {
-            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.row_mut()?, dy.view()?, x.view()?);
+            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.sums_mut()?, dy.view()?, x.view()?);
             ops::rms_norm::backward(dx, dw, dy, x, rstd.slice()?, w.row()?, None)
         })
     })
 }
 
-/// y, x (.., D), mean, rstd (..), w, bias (D).
+/// y, x (.., D), stats (2N: the means, then 1/deviation), w, bias (D).
 #[pyfunction]
-#[pyo3(signature = (y, mean, rstd, x, w, bias, eps))]
+#[pyo3(signature = (y, stats, x, w, bias, eps))]
 fn layer_norm_forward(
     py: Python<'_>,
     y: &Any<'_>,
-    mean: &Any<'_>,
-    rstd: &Any<'_>,
+    stats: &Any<'_>,
     x: &Any<'_>,
     w: &Any<'_>,
     bias: Option<&Any<'_>>,
@@ -95,21 +96,21 @@ fn layer_norm_forward(
 ) -> PyResult<()> {
     let op = "layer_norm";
     let read = |name, value| Tensor::read(op, name, value);
-    let (mut y, mut mean, mut rstd) = (read("y", y)?, read("mean", mean)?, read("rstd", rstd)?);
+    let (mut y, mut stats) = (read("y", y)?, read("stats", stats)?);
     let (x, w, bias) = (read("input", x)?, read("weight", w)?, Tensor::optional(op, "bias", bias)?);
-    checked(apart(&[&y, &mean, &rstd], &[Some(&x), Some(&w), bias.as_ref()]))?;
+    checked(apart(&[&y, &stats], &[Some(&x), Some(&w), bias.as_ref()]))?;
     typed!(x, T => {
         run(py, x.count(), || {
             let bias = bias.as_ref().map(Tensor::row).transpose()?;
-            let (mean, rstd) = (mean.slice_mut()?, rstd.slice_mut()?);
+            let (mean, rstd) = stats.halves_mut()?;
             ops::layer_norm::forward(y.view_mut::<T>()?, mean, rstd, x.view()?, w.row()?, bias, eps)
         })
     })
 }
 
-/// dx, dy, x (.., D), dw, dbias (D) += Σ over rows.
+/// dx, dy, x (.., D), dw, dbias (D) = Σ over rows.
 #[pyfunction]
-#[pyo3(signature = (dx, dw, dbias, dy, x, mean, rstd, w))]
+#[pyo3(signature = (dx, dw, dbias, dy, x, stats, w))]
 fn layer_norm_backward(
     py: Python<'_>,
     dx: &Any<'_>,
@@ -117,25 +118,25 @@ fn layer_norm_backward(
     dbias: Option<&Any<'_>>,
     dy: &Any<'_>,
     x: &Any<'_>,
-    mean: &Any<'_>,
-    rstd: &Any<'_>,
+    stats: &Any<'_>,
     w: &Any<'_>,
 ) -> PyResult<()> {
     let op = "layer_norm.backward";
     let read = |name, value| Tensor::read(op, name, value);
     let (mut dx, mut dw, mut dbias) = (read("dx", dx)?, read("dw", dw)?, Tensor::optional(op, "dbias", dbias)?);
     let (dy, x, w) = (read("dy", dy)?, read("input", x)?, read("weight", w)?);
-    let (mean, rstd) = (read("mean", mean)?, read("rstd", rstd)?);
-    let inputs = [Some(&dy), Some(&x), Some(&mean), Some(&rstd), Some(&w)];
+    let stats = read("stats", stats)?;
+    let inputs = [Some(&dy), Some(&x), Some(&stats), Some(&w)];
     checked(apart(&[&dx, &dw], &inputs))?;
     if let Some(dbias) = &dbias {
         checked(apart(&[dbias, &dx, &dw], &inputs))?;
     }
     typed!(x, T => {
         run(py, x.count(), || {
-            let dbias = dbias.as_mut().map(Tensor::row_mut).transpose()?;
-            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.row_mut()?, dy.view()?, x.view()?);
-            ops::layer_norm::backward(dx, dw, dbias, dy, x, mean.slice()?, rstd.slice()?, w.row()?, None)
+            let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
+            let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.sums_mut()?, dy.view()?, x.view()?);
+            let (mean, rstd) = stats.halves()?;
+            ops::layer_norm::backward(dx, dw, dbias, dy, x, mean, rstd, w.row()?, None)
         })
     })
 }
@@ -223,7 +224,7 @@ fn linear_backward_input(py: Python<'_>, dx: &Any<'_>, dy: &Any<'_>, w: &Any<'_>
     })
 }
 
-/// dw (O, I) += dyᵀ · x, dbias (O) += column sums of dy.
+/// dw (O, I) = dyᵀ · x, dbias (O) = column sums of dy.
 #[pyfunction]
 #[pyo3(signature = (dw, dbias, dy, x))]
 fn linear_backward_weight(
@@ -243,8 +244,10 @@ fn linear_backward_weight(
     }
     typed!(dy, T => {
         run(py, dy.count().saturating_mul(x.dims().last().copied().unwrap_or(1)), || {
-            let dbias = dbias.as_mut().map(Tensor::row_mut).transpose()?;
-            ops::linear::backward_weight(dw.view_mut()?, dbias, dy.view::<T>()?, x.view()?)
+            let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
+            let mut dw = dw.view_mut()?;
+            parallel::zero(dw.data());
+            ops::linear::backward_weight(dw, dbias, dy.view::<T>()?, x.view()?)
         })
     })
 }
@@ -258,9 +261,9 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(rms_norm_forward, rms_norm_backward, layer_norm_forward, layer_norm_backward);
     add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward);
     add!(linear_forward, linear_backward_input, linear_backward_weight);
-    add!(rotary, attention_forward, attention_backward);
+    add!(rotary, rotary_into, attention_forward, attention_backward);
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
-    add!(adamw_step, sum_of_squares);
+    add!(adamw_step, sum_of_squares, pooled);
     m.add_submodule(&torch)
 }

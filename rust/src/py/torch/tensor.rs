@@ -2,13 +2,16 @@
 
 use std::marker::PhantomData;
 
+use bytemuck::Pod;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use crate::cpu::parallel;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result as CoreResult};
+use crate::memory;
 use crate::py::error::PyError;
 use crate::tensor::{View, ViewMut};
 
@@ -150,11 +153,44 @@ impl<'a> Tensor<'a> {
     }
 
     pub(super) fn slice_mut<T: Element>(&mut self) -> CoreResult<&'a mut [T]> {
+        let bytes = self.bytes();
+        memory::before_overwriting(bytes.start, bytes.len());
         match self.check::<T>(Some(T::DTYPE))? {
             0 => Ok(&mut []),
             // SAFETY: as in `slice`; `apart` has kept what is written from everything else of the call.
             count => Ok(unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, count) }),
         }
+    }
+
+    fn expect_pairs(&self) -> CoreResult<()> {
+        if self.count().is_multiple_of(2) {
+            return Ok(());
+        }
+        let (op, name, got) = (self.op, self.name, self.count());
+        Err(Error::UnsupportedInput(format!("{op}: `{name}` must hold pairs, got {got} numbers")))
+    }
+
+    /// Two numbers of each row.
+    pub(super) fn pairs<P: Pod>(&self) -> CoreResult<&'a [P]> {
+        self.expect_pairs()?;
+        Ok(bytemuck::cast_slice(self.slice::<f32>()?))
+    }
+
+    pub(super) fn pairs_mut<P: Pod>(&mut self) -> CoreResult<&'a mut [P]> {
+        self.expect_pairs()?;
+        Ok(bytemuck::cast_slice_mut(self.slice_mut::<f32>()?))
+    }
+
+    /// The two halves: numbers of all rows, then others of all rows.
+    pub(super) fn halves(&self) -> CoreResult<(&'a [f32], &'a [f32])> {
+        self.expect_pairs()?;
+        Ok(self.slice()?.split_at(self.count() / 2))
+    }
+
+    pub(super) fn halves_mut(&mut self) -> CoreResult<(&'a mut [f32], &'a mut [f32])> {
+        self.expect_pairs()?;
+        let half = self.count() / 2;
+        Ok(self.slice_mut()?.split_at_mut(half))
     }
 
     /// Targets.
@@ -181,9 +217,11 @@ impl<'a> Tensor<'a> {
         View::new(self.slice()?, &[self.count()])
     }
 
-    pub(super) fn row_mut<T: Element>(&mut self) -> CoreResult<ViewMut<'a, T>> {
-        let dims = [self.count()];
-        ViewMut::new(self.slice_mut()?, &dims)
+    /// As one row of sums, 0 for a start.
+    pub(super) fn sums_mut(&mut self) -> CoreResult<ViewMut<'a, f32>> {
+        let (dims, data) = ([self.count()], self.slice_mut()?);
+        parallel::zero(data);
+        ViewMut::new(data, &dims)
     }
 
     fn bytes(&self) -> std::ops::Range<usize> {
