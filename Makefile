@@ -8,7 +8,7 @@ RUN    := PYTHONPATH= VIRTUAL_ENV=$(abspath $(VENV))
 # What the compiled extension is made from. Python sources are not in it: the install is editable.
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs')
 
-.PHONY: help setup quickstart test test-rust test-python check lint fmt bench soak where clean
+.PHONY: help setup quickstart test test-rust test-python check lint fmt bench kernels soak fuzz where clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,12 +47,28 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
 
-soak: $(VENV)/.tested  ## kill and resume at random for MINUTES (default 30), compare with a run left alone
+kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
+	$(BIN)/python scripts/compile_kernels.py
+
+soak: $(VENV)/.tested fuzz  ## for MINUTES (default 30) kill and resume at random; a million strings beside sentencepiece; fuzz
 	$(BIN)/python benches/soak.py --minutes $${MINUTES:-30}
+	$(BIN)/python benches/soak_tokenizer.py --strings $${STRINGS:-1000000}
+
+fuzz:  ## run each fuzz target for FUZZ_SECONDS (default 300); what they find stays in fuzz/artifacts
+	@if command -v cargo-fuzz > /dev/null && rustup toolchain list 2> /dev/null | grep -q nightly; then \
+	  for target in model_file tokenizer_json encode_decode; do \
+	    mkdir -p fuzz/corpus/$$target && \
+	    cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	      -max_total_time=$${FUZZ_SECONDS:-300} -timeout=20 -rss_limit_mb=2048 -max_len=65536 || exit 1; \
+	  done; \
+	else \
+	  echo "no libFuzzer: that needs rustup toolchain install nightly and cargo install cargo-fuzz; changing the seeds instead" && \
+	  FUZZ_TIMES=$${FUZZ_TIMES:-200} cargo test --release --test fuzz_corpus; \
+	fi
 
 where:  ## make where OP=rms_norm: every place of an op
 	@test -n "$(OP)" || { echo "say which: make where OP=rms_norm"; exit 2; }
-	@find rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
+	@find kernels rust python tests benches -not -path '*/__pycache__/*' \( -name '$(OP).*' -o -name 'test_$(OP).py' \) | sort
 
 clean:  ## remove build products and .venv
 	rm -rf target $(VENV) python/llmjp_core/_core*.so

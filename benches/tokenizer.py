@@ -28,6 +28,8 @@ import sentencepiece as spm
 
 import llmjp_core as lc
 
+CALLS = 2000
+
 
 def read(path: Path, megabytes: float) -> list[str]:
     texts, size = [], 0
@@ -56,13 +58,18 @@ def wall_seconds(work: Callable[[], object]) -> float:
 Work = Callable[[Any], object]
 
 
-def race(contenders: dict[str, Work], groups: list[Any], rounds: int) -> dict[str, float]:
-    """CPU seconds for all groups: of each group the best of the rounds."""
+def race(
+    contenders: dict[str, Work],
+    groups: list[Any],
+    rounds: int,
+    clock: Callable[[Callable[[], object]], float] = cpu_seconds,
+) -> dict[str, float]:
+    """Seconds for all groups: of each group the best of the rounds."""
     best = {name: [float("inf")] * len(groups) for name in contenders}
     for _ in range(rounds):
         for number, group in enumerate(groups):
             for name, work in contenders.items():
-                best[name][number] = min(best[name][number], cpu_seconds(lambda: work(group)))  # noqa: B023
+                best[name][number] = min(best[name][number], clock(lambda: work(group)))  # noqa: B023
     return {name: sum(seconds) for name, seconds in best.items()}
 
 
@@ -76,6 +83,18 @@ def grouped(texts: list[str], size: int = 200_000) -> list[list[str]]:
         groups[-1].append(text)
         filled += len(text)
     return groups
+
+
+EOD_NAMES = ("<|endoftext|>", "<EOD|LLM-jp>", "</s>")
+
+
+def eod_piece(tok: lc.Tokenizer, asked: str | None = None) -> str:
+    """What a user of the model would name as the end of a document."""
+    names = [asked] if asked else EOD_NAMES
+    found = next((name for name in names if tok.piece_to_id(name) is not None), None)
+    if found is None:
+        raise SystemExit(f"the model has none of {', '.join(names)}; name its end of a document with --eod-token")
+    return found
 
 
 def preprocess_speed(model: Path, documents: list[str], megabytes: float, rounds: int) -> float:
@@ -92,6 +111,8 @@ def preprocess_speed(model: Path, documents: list[str], megabytes: float, rounds
                 "--output-prefix",
                 str(Path(folder) / f"out{turn}"),
                 "--append-eod",
+                "--eod-token",
+                eod_piece(lc.Tokenizer.from_file(model)),
             ]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command + rest, check=True, capture_output=True)
@@ -119,7 +140,7 @@ def measure(model: Path, documents: list[str], args: argparse.Namespace) -> list
         for who, value in values.items():
             ratio = value / values[base] if base in values else None
             rows.append({"model": model.name, "what": what, "who": who, "unit": unit, "value": value, "ratio": ratio})
-            print(f"  {what:<12}{who:<28}{value:10.3f} {unit:<8}{'' if ratio is None else f'{ratio:6.2f} x'}")
+            print(f"  {what:<16}{who:<32}{value:10.3f} {unit:<8}{'' if ratio is None else f'{ratio:6.2f} x'}")
 
     print(f"{model.name}: {len(ours)} pieces, {len(documents)} documents, {size:.1f} MB")
     for name, texts in (("documents", documents), ("lines", lines)):
@@ -130,6 +151,7 @@ def measure(model: Path, documents: list[str], args: argparse.Namespace) -> list
             "sentencepiece": lambda group: [ref.encode(text) for text in group],
             "sentencepiece, list": ref.encode,
             "llmjp_core encode": lambda group: [ours.encode(text) for text in group],
+            "llmjp_core encode_batch": lambda group: ours.encode_batch(group, 1),
             "llmjp_core encode_flat": lambda group: ours.encode_flat(group, 1),
         }
         if hf is not None:
@@ -140,9 +162,21 @@ def measure(model: Path, documents: list[str], args: argparse.Namespace) -> list
     part_size = sum(len(text.encode()) for text in part) / 1e6
     contenders = {
         "sentencepiece": lambda group: [ref.encode(text, out_type="proto") for text in group],
-        "llmjp_core": lambda group: [ours.encode_with_offsets(text.encode()) for text in group],
+        "llmjp_core, lists": lambda group: [ours.encode_with_offsets(text) for text in group],
+        "llmjp_core, flat, bytes": lambda group: ours.encode_flat(group, 1, return_offsets="bytes"),
+        "llmjp_core, flat, characters": lambda group: ours.encode_flat(group, 1, return_offsets="characters"),
     }
-    add("offsets", "MB/s", {who: part_size / s for who, s in race(contenders, grouped(part), args.rounds).items()})
+    for name, part in (("offsets", documents[: max(1, len(documents) // 4)]), ("offsets, lines", lines[::4])):
+        part_size = sum(len(text.encode()) for text in part) / 1e6
+        add(name, "MB/s", {who: part_size / s for who, s in race(contenders, grouped(part), args.rounds).items()})
+
+    for text in ("短い文", "今日は天気がいいので、少し散歩に行きました。"):
+        many = {
+            "sentencepiece": lambda text: [ref.encode(text) for _ in range(CALLS)],
+            "llmjp_core": lambda text: [ours.encode(text) for _ in range(CALLS)],
+        }
+        calls = {who: CALLS / s / 1e6 for who, s in race(many, [text], args.rounds).items()}
+        add(f"{len(text)} characters", "Mcalls/s", calls)
 
     ids = ours.encode_batch(documents)
     tokens = sum(map(len, ids)) / 1e6
@@ -161,11 +195,12 @@ def measure(model: Path, documents: list[str], args: argparse.Namespace) -> list
     }
     add("load", "s", race(contenders, [None], args.rounds))
 
-    def both(threads: int) -> float:
-        return min(wall_seconds(lambda: ours.encode_flat(documents, threads)) for _ in range(args.rounds))
-
-    one, two = both(1), both(2)
-    add("2 threads", "x one", {"llmjp_core (wall)": one / two})
+    contenders = {
+        "one": lambda group: ours.encode_flat(group, 1),
+        "two": lambda group: ours.encode_flat(group, 2),
+    }
+    wall = race(contenders, grouped(documents, 1_000_000), args.rounds * 3, wall_seconds)
+    add("2 threads", "x one", {"llmjp_core (wall)": wall["one"] / wall["two"]})
     if args.preprocess:
         add("preprocess", "MB/s", {"llmjp_core": preprocess_speed(model, documents, size, args.rounds)})
     return rows

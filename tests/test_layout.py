@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RUST = ROOT / "rust/src"
 PYTHON = ROOT / "python/llmjp_core"
+KERNELS = ROOT / "kernels"
+ON_CPU = ROOT / "tests/cuda_on_cpu"
 FILE_LIMIT = 500
 
 BASE = {"dtype", "error", "files", "interrupt", "memory", "tensor"}
@@ -41,9 +43,18 @@ OPS = {
     "linear", "linear_cross_entropy", "rms_norm", "rotary",
 }  # fmt: skip
 
+# Ops that are products of matrices and another op, and those whose kernel is not written yet.
+WITHOUT_KERNEL = {"linear", "linear_cross_entropy", "attention"}
+# Kernels that are a part of several ops.
+PARTS = {"add", "cast", "column_sums"}
+
 
 def rust_files() -> list[Path]:
     return sorted(RUST.rglob("*.rs"))
+
+
+def cuda_files() -> list[Path]:
+    return sorted([*KERNELS.iterdir(), *ON_CPU.glob("*.cu"), *ON_CPU.rglob("*.h"), *ON_CPU.glob("*.cpp")])
 
 
 def python_files() -> list[Path]:
@@ -116,6 +127,30 @@ def test_each_op_stands_in_all_its_places() -> None:
     assert not missing
 
 
+def test_each_kernel_stands_beside_its_op_and_its_test() -> None:
+    names = {path.stem for path in KERNELS.glob("*.cu")}
+    assert names == OPS - WITHOUT_KERNEL | PARTS
+    assert not {name for name in names if not (ON_CPU / f"test_{name}.py").is_file()}
+
+
+def test_kernels_know_nothing_but_each_other() -> None:
+    """And the types of half the width."""
+    for path in KERNELS.iterdir():
+        assert path.suffix in {".cu", ".cuh"}, path
+        for name in re.findall(r"#include (\S+)", path.read_text()):
+            own = (KERNELS / name.strip('"')).is_file() and name.endswith('.cuh"')
+            assert own or name in {"<cuda_fp16.h>", "<cuda_bf16.h>"}, f"{path}: {name}"
+
+
+def test_kernels_leave_the_extraordinary_to_one_file() -> None:
+    """Assembly and the word of the emulation; and no sum has an order of chance."""
+    for path in KERNELS.iterdir():
+        text = re.sub(r"//[^\n]*", "", path.read_text())
+        if path.name != "device_ops.cuh":
+            assert not re.search(r"\basm\b|CUDA_ON_CPU|__shared__", text), path
+        assert "atomicAdd" not in text, path
+
+
 def test_the_reference_stands_first() -> None:
     """`pub mod reference` comes before any other item of an op's CPU file that computes."""
     late = []
@@ -128,8 +163,8 @@ def test_the_reference_stands_first() -> None:
 
 def test_files_are_short() -> None:
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    long = {str(p.relative_to(ROOT)): n for p in rust_files() + python_files() + tests if (n := lines(p)) > FILE_LIMIT}
-    assert not long
+    files = rust_files() + python_files() + cuda_files() + tests
+    assert not {str(p.relative_to(ROOT)): n for p in files if (n := lines(p)) > FILE_LIMIT}
 
 
 def lines(path: Path) -> int:

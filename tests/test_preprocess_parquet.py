@@ -39,6 +39,38 @@ def test_the_bytes_of_json_lines(tmp_path: Path, tok: lc.Tokenizer, options: dic
     assert seen[-1].bytes_read == seen[-1].bytes_total == parquet.stat().st_size
 
 
+KINDS = {
+    "string": pa.string(),
+    "large_string": pa.large_string(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+    "string_view": pa.string_view(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nulls", [False, True])
+def test_every_kind_of_text_column(tmp_path: Path, tok: lc.Tokenizer, kind: str, nulls: bool) -> None:
+    """Characters that JSON escapes, empty texts, several batches and row groups; nulls are named, the rest is kept."""
+    inside = ['"', "\\", "\n", "\x00", "\x1f", "\r\n", "", "\u2028", "😀", '\\"', "x" * 100, "猫" * 300]
+    texts: list[str | None] = [f"{a}{i}{b}" if i % 7 else a for i in range(10) for a in inside for b in inside]
+    if nulls:
+        texts[700] = None
+    path = write(tmp_path / "a.parquet", {"text": pa.array(texts, KINDS[kind])}, row_group_size=500)
+    wrong: list[str] = []
+    found = list(lc.data.documents(path, on_error=wrong.append))
+    assert [(d.line, d.text) for d in found] == [(i, text) for i, text in enumerate(texts, 1) if text is not None]
+    assert len(wrong) == nulls and all(f"{path}:701: " in error for error in wrong)
+
+
+def test_texts_that_are_no_utf8_are_named(tmp_path: Path, tok: lc.Tokenizer) -> None:
+    """Parquet files of other programs may hold any bytes."""
+    content = write(tmp_path / "a.parquet", {"text": ["猫である", "abcdefgh", "犬"]}, compression="none").read_bytes()
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(content.replace(b"abcdefgh", b"abcd\xffgh?"))
+    with pytest.raises(errors.CorruptDatasetError, match=r"bad\.parquet: line 2: invalid UTF-8 at byte \d+"):
+        lc.data.tokenize(bad, tok, tmp_path / "d")
+
+
 def test_several_columns_and_formats_in_one_run(tmp_path: Path, tok: lc.Tokenizer) -> None:
     texts = documents(40)
     write(tmp_path / "in1.parquet", {"a": texts[:20], "b": texts[20:]})

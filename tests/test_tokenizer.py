@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import lzma
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 from tokenizer_models import DATA, KINDS, NEKO, model_bytes, reference
+from unicode_strings import strings
 
 import llmjp_core as lc
 from llmjp_core import errors
@@ -100,11 +102,11 @@ def test_corpus(shared: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_unicode(kind: str) -> None:
-    """About 10,000 strings over all kinds of models."""
+    """Strings that hypothesis shrinks where one differs."""
     model = model_bytes(kind)
     ours, ref = lc.Tokenizer.from_bytes(model), reference(model)
 
-    @hypothesis.settings(max_examples=700, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
     @hypothesis.given(TEXTS)
     def check(text: str) -> None:
         ids = ref.encode(text)
@@ -113,6 +115,21 @@ def test_any_unicode(kind: str) -> None:
         assert ours.encode_as_pieces(text) == ref.encode(text, out_type=str)
 
     check()
+
+
+@functools.cache
+def random_strings() -> list[str]:
+    return list(itertools.islice(strings(0), 10_000))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_thousand_strings(kind: str) -> None:
+    """`benches/soak_tokenizer.py` does it with a million, on real models."""
+    ours, ref = lc.Tokenizer.from_bytes(model_bytes(kind)), reference(model_bytes(kind))
+    want = ref.encode(random_strings())
+    got = ours.encode_batch(random_strings())
+    assert [text for text, a, b in zip(random_strings(), want, got, strict=True) if a != b] == []
+    assert [ours.decode(ids) for ids in want] == ref.decode(want)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -82,11 +82,8 @@ def test_bpe_models(kind: str, tmp_path: Path) -> None:
         lc.Tokenizer.from_bytes(model_bytes("bpe_digits" if kind == "bpe_plain" else "bpe_plain")), theirs, texts
     )
     assert len(merges) >= 500
-    if kind == "bpe_plain":  # the others have a character map, which is not read back
-        ours = lc.Tokenizer.from_file(tmp_path)
-        assert [
-            text for text in TEXTS if ours.encode(text) != theirs(text, split_special_tokens=False)["input_ids"]
-        ] == []
+    ours = lc.Tokenizer.from_file(tmp_path)
+    assert [text for text in TEXTS if ours.encode(text) != theirs(text, split_special_tokens=False)["input_ids"]] == []
 
 
 def test_bpe_of_the_usual_size(shared: Path, tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_real_models(shared: Path, tmp_path: Path) -> None:
 
 
 def test_compat_hf_is_what_transformers_gives(shared: Path, tmp_path: Path) -> None:
-    """No differences at all: f64 sums, every piece can match."""
+    """No differences at all: f64 sums, every piece can match; BPE and character maps by way of the exported file."""
     with open(shared / "data" / "corpus" / "sample_small.jsonl", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in itertools.islice(lines, 100)] + TEXTS
     tokenizers = shared / "data" / "tokenizers" / "llm-jp"
@@ -138,8 +135,34 @@ def test_compat_hf_is_what_transformers_gives(shared: Path, tmp_path: Path) -> N
         assert different(ours, load(tmp_path), texts) == []
     plain = lc.Tokenizer.from_file(tokenizers / "code10K_en20K_ja30K.ver2.2.model")
     assert different(plain, load(tmp_path), texts) != []
-    with pytest.raises(errors.UnsupportedModelError, match="identity"):
-        lc.Tokenizer.from_bytes(model_bytes("unigram_nfkc"), compat="hf")
+
+
+@pytest.mark.parametrize("kind", ["unigram_nfkc", "unigram_casefold", "bpe_plain", "bpe_nfkc", "bpe_unk", "bpe_digits"])
+def test_compat_hf_of_every_kind(kind: str, tmp_path: Path) -> None:
+    ours = lc.Tokenizer.from_bytes(model_bytes(kind), compat="hf")
+    plain = lc.Tokenizer.from_bytes(model_bytes(kind))
+    ours.export(tmp_path)
+    assert (ours.compat, ours.fingerprint, len(ours)) == ("hf", plain.fingerprint, len(plain))
+    theirs = load(tmp_path)
+    texts = [*TEXTS, "か\u3099\u309a", "¹\ufe0f", "ﷺ\u0301", "\u1100\u1161\u11a8", "ﬁ\u0301", "  <s> a\u200b"]
+    assert different(ours, theirs, texts) == []
+    for text in TEXTS[:50]:
+        assert ours.decode(ours.encode(text)) == plain.decode(ours.encode(text))
+        places = theirs(text, return_offsets_mapping=True)["offset_mapping"]
+        assert [(begin, end) for _, _, begin, end in ours.encode_with_offsets(text)] == places
+    if kind == "unigram_nfkc":
+        assert different(plain, theirs, texts) != []
+    with pytest.raises(errors.UnsupportedModelError, match="sampling"):
+        ours.encode("猫", enable_sampling=True)
+
+
+@pytest.mark.parametrize("name", ["made/own_bpe50k.model", "made/own_uni50k.model"])
+def test_compat_hf_of_models_with_a_character_map(name: str, shared: Path, tmp_path: Path) -> None:
+    with open(shared / "data" / "corpus" / "sample_small.jsonl", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in itertools.islice(lines, 60)] + TEXTS
+    ours = lc.Tokenizer.from_file(shared / "data" / "tokenizers" / name, compat="hf")
+    ours.export(tmp_path)
+    assert different(ours, load(tmp_path), texts) == []
 
 
 def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:

@@ -114,8 +114,50 @@ def test_promises_of_a_model() -> None:
     model.pieces[0].type = 1
     assert "UNKNOWN" in refused(model)
     model = proto()
-    model.pieces[700].piece = "あ" * 300
-    assert "300 characters" in refused(model)
+    for score in (float("inf"), -3e38, 1e21):
+        model.pieces[700].score = score
+        assert "within 1e20" in refused(model)
+
+
+def test_limits_of_unigram_models() -> None:
+    """Wider than any model in use, narrower than sentencepiece's; BPE has none of them."""
+    model = proto()
+    model.pieces[700].piece = "あ" * 255
+    assert lc.Tokenizer.from_bytes(model.SerializeToString()).encode("あ" * 255) != []
+    model.pieces[700].piece = "あ" * 256
+    with pytest.raises(errors.UnsupportedModelError, match=r"256 characters.*up to 255"):
+        lc.Tokenizer.from_bytes(model.SerializeToString())
+    characters = [chr(code) for code in range(0x4E00, 0x2A000) if not 0xD800 <= code < 0xE000]
+    for kind, count, fits in (("unigram_unk", 65_534, True), ("unigram_unk", 65_535, False), ("bpe_unk", 70_000, True)):
+        model = proto(kind)
+        known = {piece.piece for piece in model.pieces}
+        alphabet = set("".join(piece.piece for piece in model.pieces if piece.type == 1))
+        new = [c for c in characters if c not in alphabet and c not in known][: count - len(alphabet)]
+        for c in new:
+            model.pieces.add(piece=c, score=-20.0)
+        data = model.SerializeToString()
+        if not fits:
+            with pytest.raises(errors.UnsupportedModelError, match="65535 different characters"):
+                lc.Tokenizer.from_bytes(data)
+            continue
+        text = "".join(new[::97] + new[-5:]) + "吾輩は猫である。\U0010fffd"
+        assert lc.Tokenizer.from_bytes(data).encode(text) == spm.SentencePieceProcessor(model_proto=data).encode(text)
+
+
+@pytest.mark.parametrize("kind", ["unigram_unk", "unigram_plain", "bpe_unk"])
+@pytest.mark.parametrize("type", [3, 4, 5])
+def test_models_without_normal_pieces(kind: str, type: int) -> None:
+    model = proto(kind)
+    for piece in model.pieces:
+        piece.type = type if piece.type == 1 else piece.type
+    data = model.SerializeToString()
+    ours = lc.Tokenizer.from_bytes(data)
+    # sentencepiece refuses unigram models in which nothing can match.
+    ref = ours if type == 3 and kind != "bpe_unk" else spm.SentencePieceProcessor(model_proto=data)
+    for text in ("", "吾輩は猫である。" * 3, "a cat  鬱", "。" * 300):
+        assert ours.encode(text) == ref.encode(text)
+        classic = lc.Tokenizer.from_bytes(data, compat="sentencepiece<=0.2.1")
+        assert classic.decode(classic.encode(text)) is not None
 
 
 @pytest.mark.parametrize(("number", "name"), [(3, "WORD"), (4, "CHAR")])

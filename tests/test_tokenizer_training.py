@@ -106,6 +106,79 @@ def test_bpe_pieces_are_those_of_sentencepiece(name: str, tmp_path: Path) -> Non
     )
 
 
+def test_sentences_with_counts(tmp_path: Path) -> None:
+    """`input_format="tsv"`, from files and from memory, with a delimiter that no piece crosses."""
+    lines = [f"{line.replace(chr(9), ' ')}\t{1 + 7 * at % 11}" for at, line in enumerate(NEKO[:120] + MIXED * 7)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options: dict[str, Any] = {"model_type": "bpe", "vocab_size": 2500, "input_format": "tsv", **LONG}
+    for extra in ({}, {"split_by_whitespace": False}, {"pretokenization_delimiter": "の", "character_coverage": 0.99}):
+        want = pieces(theirs(lines, **options, **extra))
+        from_file = lc.Tokenizer.train(tmp_path / "a.tsv", progress=False, **options, **extra)
+        assert pieces(parsed(model_of(from_file, tmp_path))) == want
+        assert ours(lines, **options, **extra).fingerprint == from_file.fingerprint
+        assert (
+            pieces(theirs([line.split("\t")[0] for line in lines], **(options | extra | {"input_format": "text"})))
+            != want
+        )
+    once = [line.split("\t")[0] for line in lines]
+    repeated = [text for line in lines for text in [line.split("\t")[0]] * int(line.split("\t")[1])]
+    unigram = {"vocab_size": 2500, "character_coverage": 1.0}
+    model = ours(lines, input_format="tsv", **unigram)
+    spelt_out = ours(repeated, **unigram)
+    assert [model.id_to_piece(i) for i in range(2500)] == [spelt_out.id_to_piece(i) for i in range(2500)]
+    assert model.id_to_piece(900) != ours(once, **unigram).id_to_piece(900)
+
+
+@pytest.mark.parametrize("line", ["abc", "abc\t", "abc\tx", "abc\t0", "abc\t-1", "a\tb\t3", "abc\t99999999999"])
+def test_lines_without_a_count_are_refused(line: str) -> None:
+    with pytest.raises(errors.TokenizerError, match=r'line 2 .*is not: "a'):
+        ours(["abc\t3", line], model_type="bpe", vocab_size=10, input_format="tsv", hard_vocab_limit=False)
+
+
+@pytest.mark.parametrize("delimiter", ["の", "|", "▁", "ba", "猫で"])
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_no_piece_crosses_a_delimiter(delimiter: str, model_type: str, tmp_path: Path) -> None:
+    lines = [line.replace("は", "は|") for line in NEKO[:120]] + MIXED * 7
+    options: dict[str, Any] = {
+        "vocab_size": 2500, "pretokenization_delimiter": delimiter, "split_by_unicode_script": False,
+        "user_defined_symbols": ["ba<", "猫"], "character_coverage": 1.0, "model_type": model_type,
+    }  # fmt: skip
+    got = pieces(parsed(model_of(ours(lines, **options), tmp_path)))
+    if model_type == "bpe":
+        assert got == pieces(theirs(lines, **options))
+    assert not [piece for piece, _, kind in got if kind == 1 and len(piece) > 1 and delimiter in piece]
+
+
+@pytest.mark.parametrize("size", [280, 400, 700, 1500, 4000])
+def test_an_alphabet_that_is_chosen(size: int, tmp_path: Path) -> None:
+    """`auto_character_coverage`: which characters and how many merges, as sentencepiece 0.2.3 chooses."""
+    options: dict[str, Any] = {
+        "model_type": "bpe", "byte_fallback": True, "auto_character_coverage": True, "vocab_size": size,
+        "hard_vocab_limit": False,
+    }  # fmt: skip
+    lines = NEKO[:150] + MIXED * 3
+    got, want = parsed(model_of(ours(lines, **options), tmp_path)), theirs(lines, **options)
+    assert pieces(got) == pieces(want)
+    assert got.trainer_spec.auto_character_coverage
+    if size < 4000:
+        assert pieces(got) != pieces(
+            theirs(lines, **(options | {"auto_character_coverage": False, "vocab_size": 4000}))
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"model_type": "unigram", "byte_fallback": True}, "model_type bpe"),
+        ({"model_type": "bpe"}, "byte_fallback"),
+        ({"model_type": "bpe", "byte_fallback": True, "required_chars": "a"}, "required_chars"),
+    ],
+)
+def test_what_a_chosen_alphabet_needs(options: dict[str, Any], what: str) -> None:
+    with pytest.raises(errors.TokenizerError, match=f"auto_character_coverage needs {what}"):
+        ours(NEKO[:10], auto_character_coverage=True, **options)
+
+
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
     """One merge less or one line less is another vocabulary."""
     lines = NEKO[:100]

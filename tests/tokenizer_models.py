@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sentencepiece as spm
 
 DATA = Path(__file__).parent / "data"
@@ -54,3 +59,23 @@ def model_bytes(kind: str) -> bytes:
 
 def reference(model: bytes) -> spm.SentencePieceProcessor:
     return spm.SentencePieceProcessor(model_proto=model)
+
+
+def check_interruption(work: Callable[[], object]) -> None:
+    """`work` takes longer than 0.1 s; a signal then stops it, and what its handler raises comes out."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(Stop):
+            work()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)

@@ -1,7 +1,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, Literal, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -176,14 +176,15 @@ class Tokenizer:
             path: the file or folder. A folder's `tokenizer_config.json` names its special tokens.
             compat: whose ids are meant, since sentencepiece changed the arithmetic of unigram
                 models: "sentencepiece" (0.2.2 and later), "sentencepiece<=0.2.1", or "hf" (what
-                Hugging Face makes of the folder that `export` writes; unigram models with the
-                `identity` normaliser). A `tokenizer.json` is always "hf".
+                Hugging Face makes of the folder that `export` writes). A `tokenizer.json` is
+                always "hf".
             special_tokens: of a `tokenizer.json`, the tokens behind `bos_id`, `eos_id`, `pad_id` and
                 `unk_id`, by "bos_token", ...; default: the usual names among its special tokens.
 
         Raises:
             TokenizerError: the file is damaged, or of a kind that is not supported (named).
-            UnsupportedModelError: a component of `tokenizer.json` is not supported (named).
+            UnsupportedModelError: a component of `tokenizer.json`, or a model beyond the limits, is
+                not supported (named).
             FileError: the file cannot be read.
         """
 
@@ -209,9 +210,12 @@ class Tokenizer:
                 `normalization_rule_name` ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" or
                 "identity"), `max_sentence_length` (4192 bytes; longer sentences are cut at
                 sentence ends, counted and reported), `max_sentencepiece_length` (16),
+                `pretokenization_delimiter` (no piece crosses it), `auto_character_coverage` (BPE
+                with `byte_fallback`: the alphabet that gives the fewest tokens),
                 `num_threads` (changes no result). Further:
                 `vocab`, a path for the list of pieces with their scores;
-                `input_format`, "text" or "jsonl" for files whose names do not say it;
+                `input_format`, "text" or "jsonl" for files whose names do not say it, or "tsv"
+                (a line is a sentence, a tab and how often it occurs);
                 `json_key` ("text"); `normalizer_from`, a model file whose normaliser is taken;
                 `progress`, False or a function of what is done; `report`, a function that is
                 given counts of what became of the text (default: cuts are told on stderr).
@@ -292,11 +296,13 @@ class Tokenizer:
             UnsupportedModelError: the model cannot be sampled from.
         """
 
+    @overload
     def encode_flat(
         self,
         texts: Iterable[str | bytes],
         num_threads: int | None = None,
         *,
+        return_offsets: None = None,
         enable_sampling: bool = False,
         alpha: float = 0.1,
         nbest_size: int = -1,
@@ -304,15 +310,38 @@ class Tokenizer:
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As `encode_batch`, as one array of all ids and one of offsets.
 
+        Args:
+            return_offsets: "bytes" or "characters": a third array has the place of each token, as
+                Hugging Face's `offset_mapping`. Bytes are of UTF-8; of `bytes`, each byte that is
+                not UTF-8 is a character. The bytes of an unknown character share its place: the
+                last has it, the others are empty and stand at its beginning.
+
         Returns:
-            `(ids, offsets)`; text `i` is `ids[offsets[i]:offsets[i + 1]]`.
+            `(ids, offsets)`; text `i` is `ids[offsets[i]:offsets[i + 1]]`. With `return_offsets`
+            `(ids, offsets, places)`; token `k` stands for `[places[k, 0], places[k, 1])` of its text.
+
+        Examples:
+            >>> ids, offsets, places = tok.encode_flat(texts, return_offsets="characters")
+            >>> [texts[0][begin:end] for begin, end in places[: offsets[1]]]
         """
 
+    @overload
+    def encode_flat(
+        self,
+        texts: Iterable[str | bytes],
+        num_threads: int | None = None,
+        *,
+        return_offsets: Literal["bytes", "characters"],
+        enable_sampling: bool = False,
+        alpha: float = 0.1,
+        nbest_size: int = -1,
+        seed: int = 0,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
     def encode_as_pieces(self, text: str | bytes) -> list[str]:
         """The pieces of a text, as strings; `▁` is a space."""
 
-    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int | None, str, int, int]]:
-        """The tokens of a text as `(id, piece, begin, end)`.
+    def encode_with_offsets(self, text: str | bytes) -> list[tuple[int, str, int, int]]:
+        """The tokens of a text as `(id, piece, begin, end)`; `encode_flat` has them as arrays, faster.
 
         Places count characters of a `str`, bytes of `bytes`. The bytes of an unknown character
         share its place: the last has it, the others are empty and stand at its beginning.

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file as JSON Lines, for `lc.data.tokenize`."""
+"""Rows of a Parquet file, for `lc.data.tokenize`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .errors import UnsupportedInputError
 ROWS = 256  # of one `read`: texts are long
 
 
-class Lines:
-    """A Parquet file's columns `keys`, a JSON object a row.
+class Rows:
+    """A Parquet file's columns `keys`.
 
     Raises:
         UnsupportedInputError: no `pyarrow`, or no such column.
@@ -33,14 +33,38 @@ class Lines:
         self._keys = keys
         self._batches: Iterator[Any] = self._file.iter_batches(batch_size=ROWS, columns=keys)
 
-    def read(self) -> bytes:
-        """The lines of the next rows, none at the end."""
+    def read(self) -> bytes | list[tuple[bytes, bytes]]:
+        """The next rows; no bytes at the end.
+
+        Where each row has a text in each column, the offsets and the texts of each column, for Rust to make lines of;
+        else a JSON object a line.
+        """
         for batch in self._batches:
             if batch.num_rows:
-                columns = [batch.column(key).to_pylist() for key in self._keys]
-                rows = (dict(zip(self._keys, row, strict=True)) for row in zip(*columns, strict=True))
-                return "".join(f"{_line(row)}\n" for row in rows).encode()
+                columns = [batch.column(key) for key in self._keys]
+                if all(map(_is_text, columns)):
+                    return [_texts(column) for column in columns]
+                rows = zip(*(column.to_pylist() for column in columns), strict=True)
+                return "".join(f"{_line(dict(zip(self._keys, row, strict=True)))}\n" for row in rows).encode()
         return b""
+
+
+def _is_text(column: Any) -> bool:
+    import pyarrow as pa
+
+    kind = column.type
+    return not column.null_count and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _texts(column: Any) -> tuple[bytes, bytes]:
+    """The place where each text begins and the last one ends, 8 bytes each, and the texts from the first on."""
+    import pyarrow as pa
+
+    column = column.cast(pa.large_string())
+    _, offsets, texts = column.buffers()
+    places = offsets.slice(8 * column.offset, 8 * (len(column) + 1)).to_pybytes()
+    first, end = (int.from_bytes(place, "little") for place in (places[:8], places[-8:]))
+    return places, texts.slice(first, end - first).to_pybytes() if end > first else b""
 
 
 def _line(row: dict[str, Any]) -> str:

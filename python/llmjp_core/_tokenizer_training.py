@@ -95,13 +95,13 @@ def train(
     line = _Watch(progress, start)
     try:
         model, pieces, counts = _core.tokenizer_train(
-            options,
+            options | ({"input_format": "tsv"} if input_format == "tsv" else {}),
             inputs=paths,
             sentences=sentences,
-            format={"text": "line", None: None}.get(input_format, input_format),
+            format={"text": "line", "tsv": "line"}.get(input_format or "", input_format),
             key=json_key,
             normalizer_from=normalizer_from,
-            parquet=_parquet.Lines,
+            parquet=_parquet.Rows,
             observe=line.observe,
         )
     finally:
@@ -138,7 +138,7 @@ def reestimate(
             sentences=sentences,
             format={"text": "line", None: None}.get(input_format, input_format),
             key=json_key,
-            parquet=_parquet.Lines,
+            parquet=_parquet.Rows,
             iterations=iterations,
             num_threads=num_threads,
             observe=line.observe,

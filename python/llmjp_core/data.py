@@ -187,7 +187,7 @@ def tokenize(
             tokenizer=tokenizer.identity,
             sync_seconds=sync_seconds,
             observe=watch.observe,
-            parquet=_parquet.Lines,
+            parquet=_parquet.Rows,
         )
     finally:
         watch.close()
@@ -226,7 +226,7 @@ def documents(
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     reader = _core.DocumentReader(
         [os.fspath(path) for path in given],
-        key=key, skip_errors=callable(on_error), format=format, txt=txt, parquet=_parquet.Lines,
+        key=key, skip_errors=callable(on_error), format=format, txt=txt, parquet=_parquet.Rows,
     )  # fmt: skip
     while (batch := reader.next_batch()) is not None:
         texts, paths, lines, errors = batch

@@ -10,8 +10,9 @@ from . import Subparsers
 
 FLAGS = (
     "split_by_unicode_script", "split_by_whitespace", "split_by_number", "split_digits", "treat_whitespace_as_suffix",
-    "allow_whitespace_only_pieces", "byte_fallback", "hard_vocab_limit", "shuffle_input_sentence",
-    "add_dummy_prefix", "remove_extra_whitespaces", "vocabulary_output_piece_score", "use_all_vocab",
+    "allow_whitespace_only_pieces", "auto_character_coverage", "byte_fallback", "hard_vocab_limit",
+    "shuffle_input_sentence", "add_dummy_prefix", "remove_extra_whitespaces", "vocabulary_output_piece_score",
+    "use_all_vocab",
 )  # fmt: skip
 """Options that are true or false; the bare flag means true."""
 VALUES = {
@@ -21,6 +22,7 @@ VALUES = {
     "normalization_rule_name": "nmt_nfkc, nfkc, nmt_nfkc_cf, nfkc_cf or identity (nmt_nfkc)",
     "user_defined_symbols": "comma-separated pieces that are always whole",
     "control_symbols": "comma-separated pieces that no text becomes",
+    "pretokenization_delimiter": "text that no piece crosses",
     "required_chars": "characters that are pieces whatever the coverage",
     "input_sentence_size": "train on a sample of so many sentences (0: all)",
     "max_sentence_length": "bytes; longer sentences are cut (4192)",
@@ -68,7 +70,11 @@ def _add_train(actions: Subparsers) -> None:
         help="files, folders or globs, also comma-separated: .txt (a sentence a line), .jsonl (.gz .zst .xz)",
     )
     train.add_argument("--model_prefix", required=True, metavar="PREFIX")
-    train.add_argument("--input_format", choices=("text", "jsonl"), help="what the files are, whatever their names")
+    train.add_argument(
+        "--input_format",
+        choices=("text", "jsonl", "tsv"),
+        help="what the files are, whatever their names; tsv: a sentence, a tab and its count a line",
+    )
     train.add_argument("--json_key", default="text", metavar="KEY", help="key that holds text in .jsonl (text)")
     train.add_argument("--normalizer_from", metavar="FILE", help="normalise as this .model does")
     for name, help in VALUES.items():

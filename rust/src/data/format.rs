@@ -101,6 +101,22 @@ impl TokenType {
         }
     }
 
+    /// Appends `ids`, which must be within `bounds`, as they are stored.
+    pub(super) fn extend(self, out: &mut Vec<u8>, ids: &[u32]) {
+        fn each<const N: usize>(out: &mut Vec<u8>, ids: &[u32], stored: impl Fn(u32) -> [u8; N]) {
+            let start = out.len();
+            out.resize(start + ids.len() * N, 0);
+            out[start..].as_chunks_mut().0.iter_mut().zip(ids).for_each(|(out, id)| *out = stored(*id));
+        }
+        match self {
+            Self::U8 | Self::I8 => each(out, ids, |id| [id as u8]),
+            Self::U16 | Self::I16 => each(out, ids, |id| (id as u16).to_le_bytes()),
+            Self::I32 if cfg!(target_endian = "little") => out.extend_from_slice(bytemuck::cast_slice(ids)),
+            Self::I32 => each(out, ids, u32::to_le_bytes),
+            Self::I64 => each(out, ids, |id| u64::from(id).to_le_bytes()),
+        }
+    }
+
     /// Appends `value`, which must be within `bounds`, as it is stored.
     pub(super) fn push(self, out: &mut Vec<u8>, value: i64) {
         out.extend_from_slice(&value.to_le_bytes()[..self.size()]);

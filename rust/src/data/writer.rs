@@ -15,6 +15,8 @@ use crate::files;
 use crate::interrupt::Interrupt;
 
 const BUFFER: usize = 1 << 20;
+/// Small writes are gathered to so many bytes; larger ones go straight to the file, while they are in the cache.
+const GATHERED: usize = 1 << 16;
 
 /// What `DatasetWriter::finish` wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,15 +160,14 @@ impl DatasetWriter {
         Ok(())
     }
 
-    /// Makes all that was written so far durable, for `open` to go on from.
+    /// How far the part files reach, and what is to be synced before `open` can go on from there. More may be
+    /// written meanwhile.
     ///
     /// # Errors
     /// `Io`.
-    pub fn sync(&mut self) -> Result<Progress> {
-        for part in [&mut self.bin, &mut self.lengths, &mut self.ends] {
-            part.sync()?;
-        }
-        Ok(self.written)
+    pub fn reached(&mut self) -> Result<(Progress, Vec<Unsynced>)> {
+        let parts = [&mut self.bin, &mut self.lengths, &mut self.ends];
+        Ok((self.written, parts.into_iter().map(Part::unsynced).collect::<Result<_>>()?))
     }
 
     /// Whether dropping the unfinished writer keeps its part files.
@@ -275,6 +276,20 @@ impl Drop for Removal {
     }
 }
 
+/// A part file whose last bytes may not be on the disk yet.
+pub struct Unsynced {
+    path: PathBuf,
+    file: File,
+}
+
+impl Unsynced {
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io(&self.path, "fsync"))
+    }
+}
+
 /// A file that is appended to and can be read again from its start.
 struct Part {
     path: PathBuf,
@@ -294,7 +309,7 @@ impl Part {
         }
         file.set_len(len).map_err(Error::io(&path, "truncate"))?;
         file.seek(SeekFrom::Start(len)).map_err(Error::io(&path, "seek"))?;
-        Ok(Self { path, file: BufWriter::with_capacity(BUFFER, file), len })
+        Ok(Self { path, file: BufWriter::with_capacity(GATHERED, file), len })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -303,8 +318,13 @@ impl Part {
     }
 
     fn sync(&mut self) -> Result<()> {
+        self.unsynced()?.sync()
+    }
+
+    fn unsynced(&mut self) -> Result<Unsynced> {
         self.file.flush().map_err(Error::io(&self.path, "write"))?;
-        self.file.get_ref().sync_data().map_err(Error::io(&self.path, "fsync"))
+        let file = self.file.get_ref().try_clone().map_err(Error::io(&self.path, "open again"))?;
+        Ok(Unsynced { path: self.path.clone(), file })
     }
 
     /// Hands all bytes to `take`, in pieces that are whole multiples of 8 bytes but for the last.

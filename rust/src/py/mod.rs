@@ -8,6 +8,7 @@ mod ops;
 mod preprocess;
 mod signals;
 mod tokenizer;
+mod tokenizer_lists;
 mod tokenizer_train;
 mod torch;
 mod trainer;

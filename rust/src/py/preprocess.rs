@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::data::set_written;
 use super::error::PyError;
 use super::signals::detached;
 use super::tokenizer::PyTokenizer;
 use crate::data::TokenType;
-use crate::data::preprocess::{self, Batch, Encode, Format, OnError, Options, Parquet, Status, Summary};
+use crate::data::preprocess::{self, Batch, Column, Encode, Format, OnError, Options, Parquet, Status, Summary};
 use crate::error::{Error, Result};
-use crate::tokenizer::{Worker, default_threads};
+use crate::interrupt::Interrupt;
+use crate::tokenizer::{Text, Worker, default_threads};
 
 /// What a Python function raised, for the caller to raise again.
 type Raised = Mutex<Option<PyErr>>;
@@ -33,9 +35,17 @@ struct Function<'a> {
 }
 
 impl Encode for Function<'_> {
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
-        out.extend(ids.map_err(|error| keep(self.raised, error))?);
+    fn encode(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
+        for text in texts {
+            let ids = Python::attach(|py| self.call.call1(py, (text,))?.extract::<Vec<u32>>(py));
+            out.extend(ids.map_err(|error| keep(self.raised, error))?);
+            ends.push(out.len());
+        }
         Ok(())
     }
 }
@@ -44,13 +54,19 @@ impl Encode for Function<'_> {
 struct Native(Worker);
 
 impl Encode for Native {
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        self.0.encode(text, out);
+    fn encode(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()> {
+        self.0.encode_all(texts.map(Text::from), Interrupt::NEVER, out, |end| ends.push(end));
         Ok(())
     }
 }
 
-/// A Python function from path and column names to an object whose `read()` gives the next bytes, none at the end.
+/// A Python function from path and column names to an object whose `read()` gives the next rows: as lines, or as
+/// offsets and texts of each column (`Column`). No bytes at the end.
 struct PythonParquet(Py<PyAny>);
 
 impl Parquet for PythonParquet {
@@ -64,7 +80,7 @@ impl Parquet for PythonParquet {
                 Error::CorruptDataset { path: path.into(), what }
             })
         });
-        Ok(Box::new(Rows { python: opened?, bytes: Vec::new(), read: 0 }))
+        Ok(Box::new(Rows { python: opened?, keys: keys.to_vec(), lines: Vec::new(), read: 0 }))
     }
 }
 
@@ -72,24 +88,43 @@ pub(crate) fn python_parquet(open: Py<PyAny>) -> Arc<dyn Parquet> {
     Arc::new(PythonParquet(open))
 }
 
-/// Lines that Python makes of rows, some at a time.
+/// Lines of rows that Python reads, some at a time.
 struct Rows {
     python: Py<PyAny>,
-    bytes: Vec<u8>,
+    keys: Vec<String>,
+    lines: Vec<u8>,
     read: usize,
+}
+
+impl Rows {
+    fn next_lines(&mut self) -> io::Result<()> {
+        self.read = 0;
+        self.lines.clear();
+        let columns = Python::attach(|py| {
+            let more = self.python.bind(py).call_method0("read")?;
+            if let Ok(lines) = more.cast::<PyBytes>() {
+                self.lines.extend_from_slice(lines.as_bytes());
+                return Ok(None);
+            }
+            more.extract::<Vec<(PyBackedBytes, PyBackedBytes)>>().map(Some)
+        });
+        let columns = columns.map_err(|error: PyErr| Python::attach(|py| error.value(py).to_string()));
+        let columns = columns.map_err(io::Error::other)?.into_iter().flatten();
+        let columns: Vec<_> = columns.map(|(offsets, texts)| Column { offsets, texts }).collect();
+        if columns.is_empty() {
+            return Ok(());
+        }
+        preprocess::push_rows(&mut self.lines, &self.keys, &columns).map_err(io::Error::other)
+    }
 }
 
 impl Read for Rows {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.read == self.bytes.len() {
-            let more = Python::attach(|py| {
-                let more = self.python.call_method0(py, "read").and_then(|more| more.extract::<Vec<u8>>(py));
-                more.map_err(|error| io::Error::other(error.value(py).to_string()))
-            });
-            (self.bytes, self.read) = (more?, 0);
+        if self.read == self.lines.len() {
+            self.next_lines()?;
         }
-        let n = buffer.len().min(self.bytes.len() - self.read);
-        buffer[..n].copy_from_slice(&self.bytes[self.read..][..n]);
+        let n = buffer.len().min(self.lines.len() - self.read);
+        buffer[..n].copy_from_slice(&self.lines[self.read..][..n]);
         self.read += n;
         Ok(n)
     }

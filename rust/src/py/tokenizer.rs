@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Mutex;
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use super::error::Result;
+use super::error::{PyError, Result};
+use super::signals::detached;
+use super::tokenizer_lists::Objects;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-use crate::tokenizer::{Batch, Compat, Export, Sampling, SpecialTokens, Tokenizer, Worker};
+use crate::tokenizer::{Batch, BatchOptions, Compat, Export, Placed, Sampling, SpecialTokens, Tokenizer, Unit, Worker};
 
 /// A text as Python hands it over, kept alive while the interpreter is released.
 enum Text {
@@ -22,10 +24,12 @@ enum Text {
 }
 
 impl Text {
-    fn new(text: &Bound<'_, PyAny>, place: &str) -> Result<Self> {
+    /// `place` names it in messages.
+    fn new(text: &Bound<'_, PyAny>, place: impl Fn() -> String) -> Result<Self> {
         if let Ok(text) = text.cast::<PyString>() {
             let backed = text.extract::<PyBackedStr>();
             return Ok(Self::Str(backed.map_err(|_| {
+                let place = place();
                 Error::UnsupportedInput(format!(
                     "{place} has a lone surrogate; encode it with errors=\"replace\" first"
                 ))
@@ -35,16 +39,20 @@ impl Text {
             return Ok(Self::Bytes(PyBackedBytes::from(bytes.clone())));
         }
         let kind = text.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        Err(Error::UnsupportedInput(format!("{place} must be str or bytes, not {kind}")).into())
+        Err(Error::UnsupportedInput(format!("{} must be str or bytes, not {kind}", place())).into())
     }
 
     fn all(texts: &Bound<'_, PyAny>) -> PyResult<Vec<Self>> {
         if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
             let error = Error::UnsupportedInput("texts must be a sequence of str, not one str".to_owned());
-            return Err(super::error::PyError::from(error).into());
+            return Err(PyError::from(error).into());
         }
         let texts = texts.try_iter()?.enumerate();
-        texts.map(|(i, text)| Ok(Self::new(&text?, &format!("texts[{i}]"))?)).collect()
+        texts.map(|(i, text)| Ok(Self::new(&text?, || format!("texts[{i}]"))?)).collect()
+    }
+
+    fn one(text: &Bound<'_, PyAny>) -> Result<Self> {
+        Self::new(text, || "text".to_owned())
     }
 
     fn get(&self) -> crate::tokenizer::Text<'_> {
@@ -67,7 +75,11 @@ pub(crate) struct PyTokenizer {
     pub(crate) inner: Tokenizer,
     /// Workers not in use; each call takes one, so that threads do not wait for each other.
     workers: Mutex<Vec<Worker>>,
+    objects: Objects,
 }
+
+/// Texts of up to so many bytes take microseconds: releasing the interpreter would cost as much.
+const SHORT: usize = 512;
 
 impl PyTokenizer {
     fn with_worker<T>(&self, run: impl FnOnce(&mut Worker) -> T) -> T {
@@ -79,21 +91,60 @@ impl PyTokenizer {
         result
     }
 
+    /// As `with_worker`; unless the text is short, Python's other threads run on meanwhile and a
+    /// signal stops it.
+    fn with_text<T: Send>(
+        &self,
+        py: Python<'_>,
+        text: &Text,
+        run: impl FnOnce(&mut Worker, crate::tokenizer::Text<'_>, Interrupt<'_>) -> T + Send,
+    ) -> PyResult<T> {
+        let text = text.get();
+        if text.len() <= SHORT {
+            return Ok(self.with_worker(|worker| run(worker, text, Interrupt::NEVER)));
+        }
+        detached(py, |interrupt| {
+            let result = self.with_worker(|worker| run(worker, text, interrupt));
+            interrupt.check().map(|()| result)
+        })
+    }
+
     fn batch(
         &self,
         py: Python<'_>,
         texts: &Bound<'_, PyAny>,
         num_threads: Option<usize>,
         sampling: Option<Sampling>,
+        places: Option<Unit>,
     ) -> PyResult<Batch> {
         let texts = Text::all(texts)?;
         let threads = num_threads.unwrap_or_else(crate::tokenizer::default_threads);
-        let wanted = || Python::attach(|py| py.check_signals().is_err());
-        let encoded = py.detach(|| {
+        detached(py, |interrupt| {
             let slices: Vec<_> = texts.iter().map(Text::get).collect();
-            self.inner.encode_batch(&slices, threads, sampling.as_ref(), Interrupt::new(&wanted))
-        });
-        Ok(encoded.map_err(super::error::PyError::from)?)
+            self.inner.encode_batch(&slices, BatchOptions { threads, sampling, places }, interrupt)
+        })
+    }
+
+    /// The tokens of one text, and the text of those that are unknown.
+    fn place(&self, py: Python<'_>, text: &Text, unit: Unit) -> PyResult<(Placed, Vec<(usize, String)>)> {
+        self.with_text(py, text, |worker, text, interrupt| {
+            let mut placed = Placed::default();
+            let others = worker.place(text, unit, interrupt, &mut placed);
+            (placed, others)
+        })
+    }
+}
+
+/// `None`, "bytes" or "characters".
+fn unit_of(name: Option<&str>) -> Result<Option<Unit>> {
+    match name {
+        None => Ok(None),
+        Some("bytes") => Ok(Some(Unit::Bytes)),
+        Some("characters") => Ok(Some(Unit::Characters)),
+        Some(other) => {
+            let text = format!("return_offsets must be None, \"bytes\" or \"characters\", not {other:?}");
+            Err(Error::UnsupportedInput(text).into())
+        }
     }
 }
 
@@ -115,7 +166,7 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
         u32::try_from(*id).map_err(|_| Error::UnsupportedInput(format!("id {id} at place {place} is not an id")))
     };
     let ids: std::result::Result<Vec<u32>, Error> = wide.iter().enumerate().map(narrow).collect();
-    Ok(ids.map_err(super::error::PyError::from)?)
+    Ok(ids.map_err(PyError::from)?)
 }
 
 /// By the keys of `tokenizer_config.json`.
@@ -148,7 +199,7 @@ impl PyTokenizer {
                 py.detach(|| Tokenizer::from_file_with(&path, compat, named))?
             }
         };
-        Ok(Self { inner, workers: Mutex::default() })
+        Ok(Self { inner, workers: Mutex::default(), objects: Objects::default() })
     }
 
     /// As `from_file`, from the file's bytes.
@@ -163,7 +214,7 @@ impl PyTokenizer {
         let compat = Compat::from_str(compat)?;
         let named = special_tokens_of(special_tokens.unwrap_or_default())?;
         let inner = py.detach(|| Tokenizer::from_bytes_with(model, compat, named))?;
-        Ok(Self { inner, workers: Mutex::default() })
+        Ok(Self { inner, workers: Mutex::default(), objects: Objects::default() })
     }
 
     /// Trains a model; see the stubs for the options.
@@ -198,34 +249,34 @@ impl PyTokenizer {
         text_signature = "($self, text, *, add_bos=False, add_eos=False, enable_sampling=False, alpha=0.1, \
                           nbest_size=-1, seed=0)"
     )]
-    fn encode(
+    fn encode<'py>(
         &self,
-        py: Python<'_>,
-        text: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
         add_bos: bool,
         add_eos: bool,
         enable_sampling: bool,
         alpha: f64,
         nbest_size: i64,
         seed: u64,
-    ) -> Result<Vec<u32>> {
-        let text = Text::new(text, "text")?;
+    ) -> PyResult<Bound<'py, PyList>> {
+        let text = Text::one(text)?;
         let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
-        sampling.as_ref().map_or(Ok(()), |sampling| self.inner.check_sampling(sampling))?;
-        let mut ids = Vec::new();
-        if add_bos {
-            ids.push(self.inner.require(self.inner.bos_id(), "bos")?);
-        }
-        py.detach(|| {
-            self.with_worker(|worker| match &sampling {
-                None => worker.encode(text.get(), &mut ids),
-                Some(sampling) => worker.sample(text.get(), sampling, 0, &mut ids),
-            });
-        });
-        if add_eos {
-            ids.push(self.inner.require(self.inner.eos_id(), "eos")?);
-        }
-        Ok(ids)
+        let special = |id, name| self.inner.require(id, name).map_err(PyError::from);
+        let begin = add_bos.then(|| special(self.inner.bos_id(), "bos")).transpose()?;
+        let end = add_eos.then(|| special(self.inner.eos_id(), "eos")).transpose()?;
+        sampling.as_ref().map_or(Ok(()), |sampling| self.inner.check_sampling(sampling)).map_err(PyError::from)?;
+        let ids = self.with_text(py, &text, |worker, text, interrupt| {
+            let mut ids = Vec::with_capacity(text.len() / 2 + 4);
+            ids.extend(begin);
+            match &sampling {
+                None => worker.encode_all([text].into_iter(), interrupt, &mut ids, |_| {}),
+                Some(sampling) => worker.sample(text, sampling, 0, &mut ids),
+            }
+            ids.extend(end);
+            ids
+        })?;
+        self.objects.list(py, &self.inner, &ids)
     }
 
     /// The ids of each text, over several threads; the same for any number of them. `enable_sampling`
@@ -248,65 +299,65 @@ impl PyTokenizer {
         seed: u64,
     ) -> PyResult<Bound<'py, PyList>> {
         let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
-        let batch = self.batch(py, texts, num_threads, sampling)?;
-        PyList::new(py, batch.offsets.windows(2).map(|w| &batch.ids[w[0]..w[1]]))
+        let batch = self.batch(py, texts, num_threads, sampling, None)?;
+        let lists = batch.offsets.windows(2).map(|w| self.objects.list(py, &self.inner, &batch.ids[w[0]..w[1]]));
+        PyList::new(py, lists.collect::<PyResult<Vec<_>>>()?)
     }
 
-    /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`.
+    /// As `encode_batch`, as `(ids, offsets)`: text `i` is `ids[offsets[i]:offsets[i + 1]]`. With
+    /// `return_offsets` ("bytes" or "characters"), `(ids, offsets, places)`: token `k` stands for
+    /// `places[k, 0]` to `places[k, 1]` of its text.
     #[pyo3(
         signature = (
-            texts, num_threads = None, *, enable_sampling = false, alpha = 0.1, nbest_size = -1, seed = 0,
+            texts, num_threads = None, *, return_offsets = None, enable_sampling = false, alpha = 0.1,
+            nbest_size = -1, seed = 0,
         ),
-        text_signature = "($self, texts, num_threads=None, *, enable_sampling=False, alpha=0.1, nbest_size=-1, \
-                          seed=0)"
+        text_signature = "($self, texts, num_threads=None, *, return_offsets=None, enable_sampling=False, alpha=0.1, \
+                          nbest_size=-1, seed=0)"
     )]
-    #[expect(clippy::type_complexity, reason = "a pair of arrays")]
     fn encode_flat<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         num_threads: Option<usize>,
+        return_offsets: Option<&str>,
         enable_sampling: bool,
         alpha: f64,
         nbest_size: i64,
         seed: u64,
-    ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
+    ) -> PyResult<Bound<'py, PyTuple>> {
         let sampling = enable_sampling.then_some(Sampling { alpha, nbest_size, seed });
-        let batch = self.batch(py, texts, num_threads, sampling)?;
-        let offsets: Vec<i64> = batch.offsets.iter().map(|o| *o as i64).collect();
-        Ok((batch.ids.into_pyarray(py), offsets.into_pyarray(py)))
+        let unit = unit_of(return_offsets)?;
+        let Batch { ids, places, offsets } = self.batch(py, texts, num_threads, sampling, unit)?;
+        let offsets: Vec<i64> = offsets.iter().map(|o| *o as i64).collect();
+        let (ids, offsets) = (ids.into_pyarray(py), offsets.into_pyarray(py));
+        if unit.is_none() {
+            return (ids, offsets).into_pyobject(py);
+        }
+        let shape = [places.len(), 2];
+        let places = places.into_flattened().into_pyarray(py).reshape(shape)?;
+        (ids, offsets, places).into_pyobject(py)
     }
 
     /// The pieces of a text, as strings; `▁` is a space.
-    fn encode_as_pieces(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> Result<Vec<String>> {
-        let text = Text::new(text, "text")?;
-        let tokens = py.detach(|| self.with_worker(|worker| worker.tokens(text.get())));
-        Ok(tokens.into_iter().map(|token| token.piece).collect())
+    fn encode_as_pieces<'py>(&self, py: Python<'py>, text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let (Placed { ids, .. }, others) = self.place(py, &Text::one(text)?, Unit::Bytes)?;
+        self.objects.pieces(py, &self.inner, &ids, &others)
     }
 
     /// The tokens of a text as `(id, piece, begin, end)`: places in characters of a `str`, in
     /// bytes of `bytes`.
-    #[expect(clippy::type_complexity, reason = "a list of records")]
-    fn encode_with_offsets(
-        &self,
-        py: Python<'_>,
-        text: &Bound<'_, PyAny>,
-    ) -> Result<Vec<(Option<u32>, String, usize, usize)>> {
-        let text = Text::new(text, "text")?;
-        let tokens = py.detach(|| {
-            let mut tokens = self.with_worker(|worker| worker.tokens(text.get()));
-            if let Text::Str(text) = &text {
-                crate::tokenizer::bytes_to_characters(&mut tokens, text);
-            }
-            tokens
-        });
-        Ok(tokens.into_iter().map(|t| (t.id, t.piece, t.begin, t.end)).collect())
+    fn encode_with_offsets<'py>(&self, py: Python<'py>, text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let text = Text::one(text)?;
+        let unit = if matches!(text, Text::Str(_)) { Unit::Characters } else { Unit::Bytes };
+        let (Placed { ids, places }, others) = self.place(py, &text, unit)?;
+        self.objects.tokens(py, &self.inner, (&ids, &places), &others)
     }
 
     /// The text of ids. Control pieces vanish; bytes that form no character become U+FFFD.
     fn decode(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
         let ids = ids_of(ids)?;
-        Ok(py.detach(|| self.inner.decode(&ids)).map_err(super::error::PyError::from)?)
+        Ok(py.detach(|| self.inner.decode(&ids)).map_err(PyError::from)?)
     }
 
     /// The id of a piece, `None` where there is no such piece (never the unknown id).

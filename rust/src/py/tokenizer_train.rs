@@ -254,7 +254,7 @@ fn tokenizer_reestimate<'py>(
 /// The character map: of another model, which then also names it, or of the rule that is named.
 fn charsmap(options: &mut Options, from: Option<PathBuf>) -> crate::error::Result<Vec<u8>> {
     let Some(path) = from else {
-        return named_charsmap(&options.normalization_rule_name).map(<[u8]>::to_vec);
+        return named_charsmap(&options.normalization_rule_name);
     };
     let tokenizer = Tokenizer::from_file(&path, crate::tokenizer::Compat::default())?;
     tokenizer.normalizer_name().clone_into(&mut options.normalization_rule_name);

@@ -128,6 +128,8 @@ pub(super) struct Automaton<S> {
     pub(super) matches: Vec<Match<S>>,
     /// Characters of the longest piece.
     longest: usize,
+    /// A power of two that `nodes` has a multiple of: a base and a code below it give a node.
+    block: usize,
 }
 
 /// The score of a piece, in the width that the rule adds it in.
@@ -169,11 +171,11 @@ pub(super) struct Entry<'a, S> {
 
 /// Texts are read at this many places at once: a step waits for memory, and the steps of one place
 /// wait for each other.
-const LANES: usize = 4;
+const LANES: usize = 8;
 
 impl<S: Score> Automaton<S> {
     /// # Errors
-    /// `Tokenizer` where ids or lengths are beyond what four bytes hold.
+    /// `UnsupportedModel` where ids, lengths or characters are beyond what the tables hold.
     pub(super) fn new(entries: &[Entry<'_, S>], unknown_score: S) -> Result<Self> {
         check(entries)?;
         let codes = Codes::new(entries.iter().map(|e| e.text))?;
@@ -182,10 +184,37 @@ impl<S: Score> Automaton<S> {
         let (nodes, fails) = super::double_array::place(&trie, codes.count(), &lists);
         if nodes.len().max(matches.len()) > MAX_PLACES {
             let text = "the pieces are too many and too long: their suffixes give more than 2^24 matches";
-            return Err(Error::Tokenizer(text.to_owned()));
+            return Err(Error::UnsupportedModel(text.to_owned()));
         }
         let longest = (0..trie.len()).map(|node| trie.depth(node)).max().unwrap_or(0).max(1);
-        Ok(Self { codes, nodes, fails, matches, longest })
+        let block = codes.count().next_power_of_two();
+        // `advance` and `always` read without a check what is checked here.
+        let is_state = |base: u32| (base as usize) < fails.len();
+        assert!(nodes.len() == fails.len() && nodes.len().is_multiple_of(block));
+        assert!(nodes.iter().all(|n| is_state(n.base()) && n.list().start() + ALWAYS <= matches.len()));
+        assert!(fails.iter().all(|base| is_state(*base)));
+        Ok(Self { codes, nodes, fails, matches, longest, block })
+    }
+
+    /// The matches that the list of a scan by this automaton always has.
+    #[inline(always)]
+    pub(super) fn always(&self, list: List) -> &[Match<S>; ALWAYS] {
+        debug_assert!(list.start() + ALWAYS <= self.matches.len());
+        // SAFETY: `new` has checked that the list of every node begins so far before the end.
+        unsafe { &*self.matches.as_ptr().add(list.start()).cast() }
+    }
+
+    /// Begins to fetch a list into the cache.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, list: List) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch is a hint and reads nothing, whatever the address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.matches.as_ptr().wrapping_add(list.start()).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = list;
     }
 
     /// Reads `codes` on from `state` and gives for each the matches that end at it.
@@ -194,6 +223,9 @@ impl<S: Score> Automaton<S> {
     /// read side by side, each from as many characters before it.
     pub(super) fn scan(&self, state: &mut u32, codes: &[u16], lists: &mut [List]) {
         assert_eq!(codes.len(), lists.len());
+        assert!((*state as usize) < self.fails.len(), "a state of another automaton");
+        let bits = codes.iter().fold(0, |bits, code| bits | code);
+        assert!(usize::from(bits) < self.block, "a code of another automaton");
         let length = codes.len() / LANES;
         let mut lanes = [Lane { at: 0, base: *state }; LANES];
         // A lane writes its first lists, which want characters before it, well before the
@@ -211,22 +243,26 @@ impl<S: Score> Automaton<S> {
                 }
                 for _ in 0..steps {
                     for lane in &mut lanes {
-                        self.advance(lane, codes, lists);
+                        // SAFETY: no lane moves further in a step than one character, so none is at its end; state
+                        // and codes have been checked.
+                        unsafe { self.advance(lane, codes, lists) };
                     }
                 }
             }
             for k in 0..LANES {
-                while lanes[k].at < ends[k] {
-                    self.advance(&mut lanes[k], codes, lists);
-                }
+                self.advance_to(&mut lanes[k], ends[k], codes, lists);
             }
             *state = lanes[LANES - 1].base;
         } else {
-            let lane = &mut lanes[0];
-            while lane.at < codes.len() {
-                self.advance(lane, codes, lists);
-            }
-            *state = lane.base;
+            self.advance_to(&mut lanes[0], codes.len(), codes, lists);
+            *state = lanes[0].base;
+        }
+    }
+
+    fn advance_to(&self, lane: &mut Lane, end: usize, codes: &[u16], lists: &mut [List]) {
+        while lane.at < end.min(codes.len()) {
+            // SAFETY: the lane is before the end, and its state and the codes have been checked by `scan`.
+            unsafe { self.advance(lane, codes, lists) };
         }
     }
 
@@ -240,12 +276,20 @@ impl<S: Score> Automaton<S> {
     }
 
     /// Reads a character, or falls back to a suffix without reading; never branches.
+    ///
+    /// # Safety
+    /// `lane.at` is below the lengths of `codes` and `lists`, which are equal; `lane.base` is that of a state of this
+    /// automaton, and every code is below its `block`.
     #[inline(always)]
-    fn advance(&self, lane: &mut Lane, codes: &[u16], lists: &mut [List]) {
-        let code = codes[lane.at];
-        let child = self.nodes[(lane.base ^ u32::from(code)) as usize];
-        let fail = self.fails[lane.base as usize];
-        lists[lane.at] = child.list();
+    unsafe fn advance(&self, lane: &mut Lane, codes: &[u16], lists: &mut [List]) {
+        // SAFETY: the caller's promise; base and code differ only in bits below `block`, of which `nodes` has a
+        // multiple. The base that comes out is of a state: `new` has checked those of all nodes and fails.
+        let (code, child, fail, list) = unsafe {
+            let code = *codes.get_unchecked(lane.at);
+            let child = *self.nodes.get_unchecked((lane.base ^ u32::from(code)) as usize);
+            (code, child, *self.fails.get_unchecked(lane.base as usize), lists.get_unchecked_mut(lane.at))
+        };
+        *list = child.list();
         let found = child.is_child_by(code);
         lane.base = std::hint::select_unpredictable(found, child.base(), fail);
         lane.at += usize::from(found);
@@ -274,11 +318,12 @@ fn check<S>(entries: &[Entry<'_, S>]) -> Result<()> {
     for entry in entries {
         let length = entry.text.chars().count();
         if length > MAX_LENGTH {
-            let text = format!("piece {} has {length} characters; up to {MAX_LENGTH} are supported", entry.id);
-            return Err(Error::Tokenizer(text));
+            let text =
+                format!("piece {} has {length} characters; unigram models are supported up to {MAX_LENGTH}", entry.id);
+            return Err(Error::UnsupportedModel(text));
         }
         if entry.id >= UNKNOWN {
-            return Err(Error::Tokenizer(format!(
+            return Err(Error::UnsupportedModel(format!(
                 "ids from {UNKNOWN} on are not supported, the model has {}",
                 entry.id
             )));

@@ -1,13 +1,17 @@
 //! Many texts over several threads. A text is never cut: that would change its ids.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
+use super::places::{Place, Placed, Unit};
 use super::sample::Sampling;
 use super::tokenizer::Tokenizer;
-use super::worker::Text;
+use super::worker::{Text, Worker};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -15,12 +19,29 @@ use crate::interrupt::Interrupt;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub ids: Vec<u32>,
+    /// Of each id the place in its text, if asked for.
+    pub places: Vec<Place>,
     /// Text `i` is `ids[offsets[i]..offsets[i + 1]]`.
     pub offsets: Vec<usize>,
 }
 
+/// How a batch is encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchOptions {
+    /// At most so many; the result is the same for any number.
+    pub threads: usize,
+    /// Draws the segmentation of each text, by its number in the batch.
+    pub sampling: Option<Sampling>,
+    /// Asks for places.
+    pub places: Option<Unit>,
+}
+
 /// Texts are handed out in runs of about this many bytes.
 const RUN_BYTES: usize = 1 << 16;
+/// Between two questions of a thread that only waits; below the 100 ms in which Ctrl-C is answered.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Bytes of text to an id, at least, in most languages: what is set aside at first.
+const BYTES_AN_ID: usize = 3;
 
 /// Threads for a batch: `LLMJP_NUM_THREADS`, else `OMP_NUM_THREADS`, else what the machine allows.
 pub fn default_threads() -> usize {
@@ -30,126 +51,199 @@ pub fn default_threads() -> usize {
 }
 
 impl Tokenizer {
-    /// Encodes `texts` in order with up to `threads` threads; the result is the same for any number.
-    /// With `sampling`, the segmentation of each text is drawn by its place in `texts`.
+    /// Encodes `texts` in order. `interrupt` is asked on the calling thread alone, since only it
+    /// may talk to Python.
     ///
     /// # Errors
     /// `Interrupted`; `Internal` when a thread could not be started; as `check_sampling`.
-    pub fn encode_batch(
-        &self,
-        texts: &[Text<'_>],
-        threads: usize,
-        sampling: Option<&Sampling>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Batch> {
-        sampling.map_or(Ok(()), |sampling| self.check_sampling(sampling))?;
+    pub fn encode_batch(&self, texts: &[Text<'_>], options: BatchOptions, interrupt: Interrupt<'_>) -> Result<Batch> {
+        options.sampling.as_ref().map_or(Ok(()), |sampling| self.check_sampling(sampling))?;
         let runs = runs(texts);
-        let threads = threads.clamp(1, runs.len().max(1));
-        let parts = if threads == 1 {
-            self.one_by_one(texts, &runs, sampling, interrupt)?
-        } else {
-            self.with_threads(texts, &runs, threads, sampling, interrupt)?
-        };
-        Ok(join(parts))
-    }
-
-    fn one_by_one(
-        &self,
-        texts: &[Text<'_>],
-        runs: &[(usize, usize)],
-        sampling: Option<&Sampling>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Vec<Batch>> {
-        let mut worker = self.worker();
-        let encode = |&(from, to): &(usize, usize)| {
-            interrupt.check()?;
-            Ok(encode_run(&mut worker, texts, from..to, sampling))
-        };
-        runs.iter().map(encode).collect()
-    }
-
-    /// The calling thread waits and asks whether to stop, since only it may talk to Python.
-    fn with_threads(
-        &self,
-        texts: &[Text<'_>],
-        runs: &[(usize, usize)],
-        threads: usize,
-        sampling: Option<&Sampling>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Vec<Batch>> {
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let parts: Vec<Mutex<Batch>> = runs.iter().map(|_| Mutex::default()).collect();
-        let work = || {
-            let mut worker = self.worker();
-            while !stop.load(Ordering::Relaxed) {
-                let run = next.fetch_add(1, Ordering::Relaxed);
-                let Some(&(from, to)) = runs.get(run) else { break };
-                let part = encode_run(&mut worker, texts, from..to, sampling);
-                *parts[run].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = part;
-            }
-        };
-        thread::scope(|scope| {
-            let handles = (0..threads)
-                .map(|_| thread::Builder::new().spawn_scoped(scope, work))
-                .collect::<std::io::Result<Vec<_>>>()
-                .map_err(|error| {
-                    stop.store(true, Ordering::Relaxed);
-                    Error::Internal(format!("cannot start a thread: {error}"))
-                })?;
-            while !handles.iter().all(thread::ScopedJoinHandle::is_finished) {
-                interrupt.check().inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-                thread::sleep(std::time::Duration::from_millis(1));
-            }
-            let panicked = handles.into_iter().map(thread::ScopedJoinHandle::join).any(|joined| joined.is_err());
-            if panicked { Err(Error::Internal("a tokenizer thread panicked".to_owned())) } else { Ok(()) }
-        })?;
-        Ok(parts.into_iter().map(|p| p.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)).collect())
+        let threads = options.threads.clamp(1, runs.len().max(1));
+        let size = size_of(texts);
+        let job = Job { tokenizer: self, texts, options, order: order(texts, &runs), runs };
+        let mut batch = Batch { offsets: Vec::with_capacity(texts.len() + 1), ..Batch::default() };
+        batch.ids.reserve(size / BYTES_AN_ID);
+        if options.places.is_some() {
+            batch.places.reserve(size / BYTES_AN_ID);
+        }
+        batch.offsets.push(0);
+        if threads == 1 { job.alone(batch, interrupt) } else { job.together(batch, threads, interrupt) }
     }
 }
 
-fn runs(texts: &[Text<'_>]) -> Vec<(usize, usize)> {
+struct Job<'a> {
+    tokenizer: &'a Tokenizer,
+    texts: &'a [Text<'a>],
+    options: BatchOptions,
+    runs: Vec<Range<usize>>,
+    /// In which order the runs are begun.
+    order: Vec<usize>,
+}
+
+/// What the threads share.
+struct Shared {
+    next: AtomicUsize,
+    stop: AtomicBool,
+    ordered: Mutex<Ordered>,
+}
+
+/// Results in the order of the texts: those whose turn has not come wait.
+struct Ordered {
+    batch: Batch,
+    done: usize,
+    waiting: BTreeMap<usize, Batch>,
+}
+
+impl Ordered {
+    /// Takes what was made of a run and empties it.
+    fn take(&mut self, run: usize, part: &mut Batch) {
+        if run != self.done {
+            self.waiting.insert(run, std::mem::take(part));
+            return;
+        }
+        self.batch.append(part);
+        self.done += 1;
+        while let Some(mut part) = self.waiting.remove(&self.done) {
+            self.batch.append(&mut part);
+            self.done += 1;
+        }
+    }
+}
+
+impl Batch {
+    /// Takes a later part, whose offsets begin with the end of its first text, and empties it.
+    fn append(&mut self, part: &mut Self) {
+        let base = self.ids.len();
+        self.offsets.extend(part.offsets.drain(..).map(|end| base + end));
+        self.ids.append(&mut part.ids);
+        self.places.append(&mut part.places);
+    }
+}
+
+impl Job<'_> {
+    fn alone(&self, mut batch: Batch, interrupt: Interrupt<'_>) -> Result<Batch> {
+        let mut worker = self.tokenizer.worker();
+        for run in &self.runs {
+            self.encode(&mut worker, run.clone(), interrupt, &mut batch);
+            interrupt.check()?;
+        }
+        Ok(batch)
+    }
+
+    fn together(&self, batch: Batch, threads: usize, interrupt: Interrupt<'_>) -> Result<Batch> {
+        let ordered = Ordered { batch, done: 0, waiting: BTreeMap::new() };
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let shared = Shared { next, stop, ordered: Mutex::new(ordered) };
+        let told = || shared.stop.load(Ordering::Relaxed);
+        thread::scope(|scope| {
+            let (gone, all_gone) = channel();
+            let spawn = |gone: Sender<()>| {
+                let work = || {
+                    // Dropped at the end, also by a panic.
+                    let _gone = gone;
+                    self.work(&shared, Interrupt::new(&told));
+                };
+                thread::Builder::new().spawn_scoped(scope, work)
+            };
+            let helpers = (1..threads).map(|_| spawn(gone.clone())).collect::<std::io::Result<Vec<_>>>();
+            drop(gone);
+            let helpers = helpers.map_err(|error| {
+                shared.stop.store(true, Ordering::Relaxed);
+                Error::Internal(format!("cannot start a thread: {error}"))
+            })?;
+            self.work(&shared, interrupt);
+            let mut asked = interrupt.check();
+            while asked.is_ok() && all_gone.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                asked = interrupt.check();
+            }
+            asked.inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
+            let panicked = helpers.into_iter().map(thread::ScopedJoinHandle::join).any(|joined| joined.is_err());
+            if panicked { Err(Error::Internal("a tokenizer thread panicked".to_owned())) } else { Ok(()) }
+        })?;
+        Ok(shared.ordered.into_inner().unwrap_or_else(PoisonError::into_inner).batch)
+    }
+
+    /// Encodes runs until there are none left, or `interrupt` says so.
+    fn work(&self, shared: &Shared, interrupt: Interrupt<'_>) {
+        let mut worker = self.tokenizer.worker();
+        let mut part = Batch::default();
+        while let Some(&run) = self.order.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            self.encode(&mut worker, self.runs[run].clone(), interrupt, &mut part);
+            if interrupt.check().is_err() {
+                break;
+            }
+            shared.ordered.lock().unwrap_or_else(PoisonError::into_inner).take(run, &mut part);
+        }
+    }
+
+    /// Appends a run's ids to `out`; some are missing after an interruption.
+    fn encode(&self, worker: &mut Worker, run: Range<usize>, interrupt: Interrupt<'_>, out: &mut Batch) {
+        let Batch { ids, places, offsets } = out;
+        let texts = self.texts[run.clone()].iter().copied();
+        match (self.options.sampling, self.options.places) {
+            (None, None) => worker.encode_all(texts, interrupt, ids, |end| offsets.push(end)),
+            (None, Some(unit)) => {
+                let mut placed = Placed { ids: std::mem::take(ids), places: std::mem::take(places) };
+                worker.place_all(texts, unit, interrupt, &mut placed, |end| offsets.push(end));
+                Placed { ids: *ids, places: *places } = placed;
+            }
+            (Some(sampling), unit) => {
+                let mut placed = Placed { ids: std::mem::take(ids), places: std::mem::take(places) };
+                for (number, text) in run.zip(texts) {
+                    if interrupt.check().is_err() {
+                        break;
+                    }
+                    match unit {
+                        None => worker.sample(text, &sampling, number as u64, &mut placed.ids),
+                        Some(unit) => worker.sample_placed(text, &sampling, number as u64, unit, &mut placed),
+                    }
+                    offsets.push(placed.ids.len());
+                }
+                Placed { ids: *ids, places: *places } = placed;
+            }
+        }
+    }
+}
+
+/// In bytes.
+fn size_of(texts: &[Text<'_>]) -> usize {
+    texts.iter().map(|text| text.bytes().len()).sum()
+}
+
+/// Long texts come first, so that no thread is left alone with one at the end.
+fn order(texts: &[Text<'_>], runs: &[Range<usize>]) -> Vec<usize> {
+    let long = |run: &usize| Some(size_of(&texts[runs[*run].clone()])).filter(|size| *size > 2 * RUN_BYTES);
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    order.sort_by_cached_key(|run| std::cmp::Reverse(long(run)));
+    order
+}
+
+fn runs(texts: &[Text<'_>]) -> Vec<Range<usize>> {
     let (mut runs, mut from, mut bytes) = (Vec::new(), 0, 0);
     for (at, text) in texts.iter().enumerate() {
         bytes += text.bytes().len() + 32;
         if bytes >= RUN_BYTES {
-            runs.push((from, at + 1));
+            runs.push(from..at + 1);
             (from, bytes) = (at + 1, 0);
         }
     }
     if from < texts.len() {
-        runs.push((from, texts.len()));
+        runs.push(from..texts.len());
     }
     runs
 }
 
-fn encode_run(
-    worker: &mut super::Worker,
-    texts: &[Text<'_>],
-    numbers: Range<usize>,
-    sampling: Option<&Sampling>,
-) -> Batch {
-    let mut batch = Batch { ids: Vec::new(), offsets: Vec::with_capacity(numbers.len()) };
-    let Batch { ids, offsets } = &mut batch;
-    let Some(sampling) = sampling else {
-        worker.encode_all(texts[numbers].iter().copied(), ids, |end| offsets.push(end));
-        return batch;
-    };
-    for number in numbers {
-        worker.sample(texts[number], sampling, number as u64, ids);
-        offsets.push(ids.len());
-    }
-    batch
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn join(parts: Vec<Batch>) -> Batch {
-    let ids = parts.iter().map(|p| p.ids.len()).sum();
-    let texts = parts.iter().map(|p| p.offsets.len()).sum::<usize>();
-    let mut all = Batch { ids: Vec::with_capacity(ids), offsets: Vec::with_capacity(texts + 1) };
-    all.offsets.push(0);
-    for part in parts {
-        let base = all.ids.len();
-        all.offsets.extend(part.offsets.iter().map(|end| base + end));
-        all.ids.extend_from_slice(&part.ids);
+    #[test]
+    fn long_runs_come_first() {
+        let (short, long, longer) = ("a".repeat(RUN_BYTES), "a".repeat(3 * RUN_BYTES), "a".repeat(4 * RUN_BYTES));
+        let texts = [&short, &short, &long, &short, &longer, &short].map(|text| Text::Str(text));
+        let runs = runs(&texts);
+        assert_eq!(runs.len(), 6);
+        assert_eq!(order(&texts, &runs), [4, 2, 0, 1, 3, 5]);
     }
-    all
 }

@@ -8,13 +8,10 @@ use crate::error::{Error, Result};
 
 /// The reference looks at this many nested rules.
 const MAX_RULES: usize = 32;
-const PLANE: usize = 1 << 16;
 
 pub(super) struct Charsmap {
     units: Vec<u32>,
     replacements: String,
-    /// A bit for each character of the basic plane that no rule begins with.
-    inert: Vec<u64>,
 }
 
 /// What a character may do to the text, by the rules.
@@ -59,13 +56,8 @@ impl Charsmap {
         if !replacements.ends_with('\0') {
             return Err(broken("the last replacement has no end"));
         }
-        let mut map = Self { units, replacements: replacements.to_owned(), inert: vec![0; PLANE / 64] };
+        let map = Self { units, replacements: replacements.to_owned() };
         map.check()?;
-        let characters = (0..PLANE as u32).filter_map(char::from_u32);
-        for character in characters {
-            let inert = u64::from(map.role(character) == Role::Inert);
-            map.inert[character as usize / 64] |= inert << (character as usize % 64);
-        }
         Ok(map)
     }
 
@@ -113,13 +105,6 @@ impl Charsmap {
         }
     }
 
-    /// Whether no rule begins with `character`; a no may be wrong.
-    #[inline]
-    pub(super) fn is_inert(&self, character: char) -> bool {
-        let at = character as usize;
-        self.inert.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
-    }
-
     /// Every offset stays inside the array and every value is the start of a replacement.
     fn check(&self) -> Result<()> {
         let root = self.units[0];
@@ -155,12 +140,29 @@ impl Charsmap {
             }
             node ^= offset(unit);
             if has_leaf(unit) {
-                found = Some(((self.units[node] & !(1 << 31)) as usize, at + 1));
+                found = Some((node, at + 1));
                 rules += 1;
             }
         }
-        let (start, length) = found?;
-        let text = &self.replacements[start..];
-        Some((text.split('\0').next().unwrap_or_default(), length))
+        found.map(|(leaf, length)| (self.replacement(leaf), length))
+    }
+
+    /// The shortest rule that `input` begins with: its replacement and how many bytes it takes.
+    pub(super) fn shortest_rule(&self, input: &[u8]) -> Option<(&str, usize)> {
+        let mut node = offset(self.units[0]);
+        for (at, &byte) in input.iter().enumerate() {
+            let leaf = has_leaf(self.units[node ^ usize::from(byte)]);
+            node = self.child(node, byte).filter(|_| byte != 0)?;
+            if leaf {
+                return Some((self.replacement(node), at + 1));
+            }
+        }
+        None
+    }
+
+    /// What the leaf at a place of the array stands for.
+    fn replacement(&self, leaf: usize) -> &str {
+        let text = &self.replacements[(self.units[leaf] & !(1 << 31)) as usize..];
+        text.split('\0').next().unwrap_or_default()
     }
 }

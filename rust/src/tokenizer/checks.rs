@@ -1,6 +1,6 @@
 //! The promises that a model must keep before anything is built from it.
 
-use super::model_file::{Kind, ModelFile, Piece};
+use super::model_file::{Kind, MAX_SCORE, ModelFile, Piece};
 use crate::error::{Error, Result};
 
 /// # Errors
@@ -23,8 +23,11 @@ fn check_piece(id: usize, piece: &Piece<'_>) -> Result<()> {
     if piece.text.contains('\0') && !(piece.text == "\0" && piece.kind == Kind::Unused) {
         return Err(Error::Tokenizer(format!("piece {id} contains a NUL character")));
     }
-    if !piece.score.is_finite() {
-        return Err(Error::Tokenizer(format!("the score of piece {id} ({:?}) is {}", piece.text, piece.score)));
+    if piece.score.is_nan() || piece.score.abs() > MAX_SCORE {
+        let Piece { text, score, .. } = piece;
+        return Err(Error::Tokenizer(format!(
+            "the score of piece {id} ({text:?}) is {score}, not within {MAX_SCORE:e}"
+        )));
     }
     Ok(())
 }

@@ -19,9 +19,14 @@ impl Codes {
         let used = ('\0'..=char::MAX).filter(|c| counts[*c as usize] > 0);
         let mut order: Vec<char> = used.collect();
         order.sort_by_key(|c| std::cmp::Reverse(counts[*c as usize]));
-        if order.len() >= PLANE {
-            let text = format!("pieces with {} different characters; fewer than {PLANE} are supported", order.len());
-            return Err(Error::Tokenizer(text));
+        // The last code is the label of free slots.
+        if order.len() >= PLANE - 1 {
+            let text = format!(
+                "unigram models with {} different characters are not supported; up to {} are",
+                order.len(),
+                PLANE - 1
+            );
+            return Err(Error::UnsupportedModel(text));
         }
         // Page 0 behind the plane stays empty: characters of other planes that are in no piece.
         let mut codes = Self { table: vec![0; PLANE + 256], pages: vec![PLANE as u32; 0x1100], count: order.len() + 1 };

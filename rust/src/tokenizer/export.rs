@@ -12,7 +12,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::base64;
 use super::charsmap::Charsmap;
+use super::compat::Compat;
 use super::hf::Pipeline;
 use super::model_file::{Kind, ModelFile, ModelType, Piece};
 use super::tokenizer::Tokenizer;
@@ -39,7 +41,13 @@ impl Tokenizer {
         }
         let file = ModelFile::parse(self.model_bytes())?;
         refuse(&file)?;
-        let tokenizer = self.tokenizer_json(&file)?;
+        // Scores of reserved pieces are made from paths, which are SentencePiece's.
+        let tokenizer = match self.compat() {
+            Compat::HuggingFace => {
+                Self::from_bytes(self.model_bytes().to_vec(), Compat::SentencePiece)?.tokenizer_json(&file)?
+            }
+            _ => self.tokenizer_json(&file)?,
+        };
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         write_json(&dir.join("tokenizer.json"), &tokenizer)?;
         let specials = self.specials_json(|id| id);
@@ -60,7 +68,7 @@ impl Tokenizer {
         write_json(&dir.join("special_tokens_map.json"), &specials)
     }
 
-    fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
+    pub(super) fn tokenizer_json(&self, file: &ModelFile<'_>) -> Result<Value> {
         Ok(json!({
             "version": "1.0",
             "truncation": null,
@@ -172,7 +180,7 @@ fn normalizer(file: &ModelFile<'_>) -> Result<Value> {
     if !spec.charsmap.is_empty() {
         let pairs = voiced_kana(&Charsmap::new(spec.charsmap)?);
         steps.extend(pairs.into_iter().map(|(from, to)| replace(json!({"String": from}), &to)));
-        steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(spec.charsmap)}));
+        steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(spec.charsmap)}));
     }
     if spec.remove_extra_whitespaces {
         steps.push(replace(json!({"Regex": r"\A +| +\z"}), ""));
@@ -216,30 +224,4 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
         serde_json::to_writer(&mut *file, value).map_err(|e| Error::io(path, "write")(e.into()))?;
         file.write_all(b"\n").map_err(Error::io(path, "write"))
     })
-}
-
-/// RFC 4648 with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let three = [chunk[0], *chunk.get(1).unwrap_or(&0), *chunk.get(2).unwrap_or(&0)];
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for digit in 0..4 {
-            let at = (bits >> (18 - 6 * digit)) & 63;
-            text.push(if digit > chunk.len() { '=' } else { char::from(DIGITS[at as usize]) });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_pads() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (bytes, want) in cases {
-            assert_eq!(super::base64(bytes.as_bytes()), want);
-        }
-    }
 }

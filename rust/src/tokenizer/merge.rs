@@ -5,9 +5,12 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::bpe::{Bpe, FROZEN, Symbol};
 use super::unigram::Step;
+use crate::interrupt::Interrupt;
 
 /// Up to this many symbols the best pair is found by looking at all of them.
 const SCAN: usize = 24;
+/// Bytes between two questions whether to stop.
+const PATIENCE: usize = 1 << 15;
 /// As deep as the reference takes unused pieces apart.
 const MAX_DEPTH: usize = 100;
 const NONE: u32 = u32::MAX;
@@ -48,18 +51,24 @@ struct Part {
 }
 
 impl Merger {
-    /// Cuts normalised text; the pieces are in `steps`, first to last.
-    pub(super) fn run(&mut self, model: &Bpe, vocab: &super::vocab::Vocab, text: &str) {
+    /// Cuts normalised text; the pieces are in `steps`, first to last. An interruption leaves some out.
+    pub(super) fn run(&mut self, model: &Bpe, vocab: &super::vocab::Vocab, text: &str, interrupt: Interrupt<'_>) {
         self.steps.clear();
         self.links.clear();
         self.parts.clear();
-        let mut at = 0;
+        let (mut at, mut ask) = (0, PATIENCE);
         let mut before = None;
         while let Some(character) = text[at..].chars().next() {
             let fixed = model.symbols.longest(&text.as_bytes()[at..]).map(|length| &text[at..at + length]);
             let joins = fixed.is_none() && before.is_some_and(|before| model.may_join(before, character));
             if !joins && !model.has_unused {
                 self.flush(model);
+                if at > ask {
+                    ask = at + PATIENCE;
+                    if interrupt.check().is_err() {
+                        return;
+                    }
+                }
             }
             self.push(model, character, fixed.and_then(|symbol| vocab.id(symbol)));
             at += fixed.map_or(character.len_utf8(), str::len);

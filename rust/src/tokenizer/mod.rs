@@ -5,8 +5,10 @@
 //! buffers, so that a text costs no allocation once they have grown.
 
 mod automaton;
+mod base64;
 mod batch;
 mod bpe;
+mod characters;
 mod charsmap;
 mod checks;
 mod codes;
@@ -19,7 +21,10 @@ mod hf;
 mod merge;
 mod model_file;
 mod normalizer;
+mod origins;
+mod places;
 mod reader;
+mod roles;
 mod sample;
 mod sample_bpe;
 mod surfaces;
@@ -34,11 +39,12 @@ mod vocab;
 mod wire;
 mod worker;
 
-pub use batch::{Batch, default_threads};
+pub use batch::{Batch, BatchOptions, default_threads};
 pub use compat::Compat;
 pub use export::Export;
 pub use hf::SpecialTokens;
 pub use model_file::ModelType;
+pub use places::{Place, Placed, Unit};
 pub use sample::Sampling;
 pub use tokenizer::Tokenizer;
-pub use worker::{Text, Token, Worker, bytes_to_characters};
+pub use worker::{Text, Worker};

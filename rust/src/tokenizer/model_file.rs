@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 /// No real model comes near these; they bound the memory that a hostile file can claim.
 const MAX_PIECES: usize = 1 << 22;
 const MAX_PIECE_BYTES: usize = 8000;
+/// Sums over a text stay far below the largest f32.
+pub(super) const MAX_SCORE: f32 = 1e20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -2,8 +2,11 @@
 
 use super::charsmap::Charsmap;
 use super::model_file::NormalizerSpec;
+use super::origins::Origins;
+use super::roles::Roles;
 use super::symbols::Symbols;
 use super::utf8::first_char;
+use super::worker::Text;
 use crate::error::Result;
 
 /// U+2581, which stands for a space.
@@ -12,40 +15,58 @@ pub(super) const SPACE_SYMBOL: &str = "\u{2581}";
 pub(super) struct Normalizer {
     pub(super) charsmap: Option<Charsmap>,
     pub(super) symbols: Symbols,
+    roles: Roles,
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,
     pub(super) whitespace_as_suffix: bool,
     pub(super) space: &'static str,
 }
 
-/// Normalised text, with the byte of the input that each of its bytes comes from, if asked for.
+/// Normalised text and, if asked for, where in the input it comes from.
 #[derive(Default)]
 pub(super) struct Normalized {
     pub(super) text: String,
-    /// One more than bytes of `text`: the last is where the input was used up.
-    pub(super) origin: Option<Vec<usize>>,
+    pub(super) origins: Option<Origins>,
 }
 
 impl Normalized {
+    /// With the origins of the text.
+    pub(super) fn tracked() -> Self {
+        Self { text: String::new(), origins: Some(Origins::default()) }
+    }
+
     fn clear(&mut self) {
         self.text.clear();
-        if let Some(origin) = &mut self.origin {
-            origin.clear();
+        if let Some(origins) = &mut self.origins {
+            origins.clear();
         }
     }
 
+    /// Appends what stands for the input at `from` as a whole.
+    #[inline]
     fn push(&mut self, text: &str, from: usize) {
-        self.text.push_str(text);
-        if let Some(origin) = &mut self.origin {
-            origin.resize(self.text.len(), from);
+        if let Some(origins) = &mut self.origins {
+            origins.push(self.text.len(), text, from, false);
         }
+        self.text.push_str(text);
+    }
+
+    /// Appends a part of the input.
+    #[inline]
+    fn copy(&mut self, text: &str, from: usize) {
+        if let Some(origins) = &mut self.origins {
+            origins.push(self.text.len(), text, from, true);
+        }
+        self.text.push_str(text);
     }
 }
 
 impl Normalizer {
     pub(super) fn new(spec: &NormalizerSpec<'_>, symbols: Symbols, whitespace_as_suffix: bool) -> Result<Self> {
+        let charsmap = (!spec.charsmap.is_empty()).then(|| Charsmap::new(spec.charsmap)).transpose()?;
         Ok(Self {
-            charsmap: (!spec.charsmap.is_empty()).then(|| Charsmap::new(spec.charsmap)).transpose()?,
+            roles: Roles::new(charsmap.as_ref(), &symbols),
+            charsmap,
             symbols,
             add_dummy_prefix: spec.add_dummy_prefix,
             remove_extra_whitespaces: spec.remove_extra_whitespaces,
@@ -85,7 +106,12 @@ impl Normalizer {
     }
 
     pub(super) fn normalize(&self, input: &[u8], out: &mut Normalized) {
+        self.normalize_text(Text::Bytes(input), out);
+    }
+
+    pub(super) fn normalize_text(&self, text: Text<'_>, out: &mut Normalized) {
         out.clear();
+        let (input, valid) = (text.bytes(), text.valid());
         let mut at = self.leading_spaces(input);
         if at == input.len() {
             return;
@@ -94,12 +120,23 @@ impl Normalizer {
             out.push(self.space, at);
         }
         let mut after_space = self.remove_extra_whitespaces;
-        let valid = if out.origin.is_none() { std::str::from_utf8(input).ok() } else { None };
+        let plain_space = self.roles.space_is_plain();
         while at < input.len() {
-            if let Some(run) = valid.map(|text| self.inert_run(&text[at..])).filter(|run| !run.is_empty()) {
-                out.text.push_str(run);
-                at += run.len();
-                after_space = false;
+            if let Some(text) = valid {
+                let still = self.roles.still(&text[at..]);
+                if still > 0 {
+                    out.copy(&text[at..at + still], at);
+                    at += still;
+                    after_space = false;
+                    continue;
+                }
+            }
+            if plain_space && input[at] == b' ' {
+                if !after_space {
+                    out.push(self.space, at);
+                }
+                after_space = self.remove_extra_whitespaces;
+                at += 1;
                 continue;
             }
             let (mut text, length) = self.prefix(&input[at..]);
@@ -113,18 +150,6 @@ impl Normalizer {
             at += length;
         }
         self.finish(out, at);
-    }
-
-    /// The longest beginning of `text` whose characters stay as they are, each by itself.
-    #[inline]
-    fn inert_run<'t>(&self, text: &'t str) -> &'t str {
-        let is_inert = |c: char| match &self.charsmap {
-            Some(map) => c != ' ' && map.is_inert(c),
-            None => c != ' ',
-        };
-        let moves = |(at, c): (usize, char)| !is_inert(c) || self.symbols.may_start(text.as_bytes()[at]);
-        let end = text.char_indices().find(|place| moves(*place)).map_or(text.len(), |(at, _)| at);
-        &text[..end]
     }
 
     /// Bytes of the input's beginning that normalise to spaces one by one.
@@ -152,16 +177,15 @@ impl Normalizer {
     fn finish(&self, out: &mut Normalized, mut used: usize) {
         while self.remove_extra_whitespaces && out.text.ends_with(self.space) {
             out.text.truncate(out.text.len() - self.space.len());
-            if let Some(origin) = &mut out.origin {
-                used = origin[out.text.len()];
-                origin.truncate(out.text.len());
+            if let Some(origins) = &mut out.origins {
+                used = origins.truncate(out.text.len());
             }
         }
         if self.add_dummy_prefix && self.whitespace_as_suffix {
             out.push(self.space, used);
         }
-        if let Some(origin) = &mut out.origin {
-            origin.push(used);
+        if let Some(origins) = &mut out.origins {
+            origins.finish(used);
         }
     }
 }

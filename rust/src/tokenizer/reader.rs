@@ -93,16 +93,13 @@ impl<'t> Reader<'t> {
     #[inline(always)]
     fn run(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
         let rest = &self.text[self.at..];
-        let start = block.codes.len();
-        let room = full.saturating_sub(start).min(rest.len());
-        block.codes.resize(start + room, 0);
-        block.characters.resize(start + room, '\0');
+        let room = full.saturating_sub(block.len()).min(rest.len());
         let (space, mut asks, mut halts) = (self.normalizer.space_symbol(), CHANGES, false);
         let mut read = 0;
         let mut characters = rest.chars();
         let mut before = characters.clone();
-        let slots = block.codes[start..].iter_mut().zip(&mut block.characters[start..]);
-        for (code, slot) in slots {
+        let (slots, others) = block.room(room);
+        for (code, slot) in slots.iter_mut().zip(others) {
             let here = characters.clone();
             let Some(character) = characters.next() else { break };
             let entry = self.alphabet.get(codes, character);
@@ -127,8 +124,7 @@ impl<'t> Reader<'t> {
                 read -= 1;
             }
         }
-        block.codes.truncate(start + read);
-        block.characters.truncate(start + read);
+        block.take(read);
         self.at = self.text.len() - characters.as_str().len();
         if read > 0 {
             self.after_space = false;
@@ -160,7 +156,7 @@ fn push(codes: &Codes, block: &mut Block, character: char) {
 impl Source for Reader<'_> {
     #[inline(always)]
     fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
-        let (start, normalizer) = (block.codes.len(), self.normalizer);
+        let (start, normalizer) = (block.len(), self.normalizer);
         let space = normalizer.space_symbol();
         if self.at == self.text.len() {
             return true;
@@ -170,24 +166,20 @@ impl Source for Reader<'_> {
         }
         loop {
             // Spaces at the end may have to go again, so a block does not end with one.
-            let ends = normalizer.removes_extra_whitespaces() && block.characters.last() == Some(&space);
-            let full = if ends { full.max(block.codes.len() + 1) } else { full };
+            let ends = normalizer.removes_extra_whitespaces() && block.last() == Some(space);
+            let full = if ends { full.max(block.len() + 1) } else { full };
             if self.at == self.text.len() {
                 break;
             }
-            if block.codes.len() >= full {
+            if block.len() >= full {
                 return false;
             }
             if self.run(codes, block, full) {
                 self.normalize(codes, block);
             }
         }
-        while normalizer.removes_extra_whitespaces()
-            && block.codes.len() > start
-            && block.characters.last() == Some(&space)
-        {
-            block.codes.pop();
-            block.characters.pop();
+        while normalizer.removes_extra_whitespaces() && block.len() > start && block.last() == Some(space) {
+            block.pop();
         }
         if normalizer.adds_dummy_prefix() && normalizer.whitespace_as_suffix {
             push(codes, block, space);

@@ -7,13 +7,17 @@
 
 use super::automaton::{Automaton, Match, Packed, ROOT, Score};
 use super::sample_bpe::Dropout;
-use super::tokenizer::{Engine, Tokenizer};
+use super::tokenizer::{Engine, Inner, Tokenizer};
 use super::unigram::Step;
 use super::worker::{Emitter, Text, Worker};
 use crate::error::{Error, Result};
 
 /// As in the reference.
 const MAX_NBEST: i64 = 512;
+/// Partial segmentations that are looked at for the best few, beyond some for each piece that can
+/// stand in the text. Where scores tie there may be more than memory holds.
+const MAX_PARTIAL: usize = 1 << 18;
+const PARTIAL_AN_EDGE: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -74,9 +78,9 @@ impl Tokenizer {
             return wrong(format!("alpha must be a number from 0 on, not {alpha}"));
         }
         match self.engine() {
-            Engine::Json(..) => {
-                Err(Error::UnsupportedModel("sampling from a tokenizer.json is not supported".to_owned()))
-            }
+            Engine::Json(..) => Err(Error::UnsupportedModel(
+                "sampling with the ids of \"hf\", as of a tokenizer.json, is not supported".to_owned(),
+            )),
             Engine::Bpe(bpe) if bpe.has_unused => {
                 Err(Error::UnsupportedModel("sampling from a BPE model with unused pieces is not supported".to_owned()))
             }
@@ -94,18 +98,22 @@ impl Worker {
     /// Appends the ids of a segmentation of `text`, the `number`th of its batch, drawn as
     /// `sampling` says, which `check_sampling` has let pass.
     pub fn sample<'t>(&mut self, text: impl Into<Text<'t>>, sampling: &Sampling, number: u64, out: &mut Vec<u32>) {
-        let mut random = Random::new(sampling.seed, number);
         let model = &self.model;
-        model.normalizer.normalize(text.into().bytes(), &mut self.normalized);
-        let text = &self.normalized.text;
-        let steps = match &model.engine {
-            Engine::Current(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::Classic(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::HuggingFace(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
-            Engine::Bpe(bpe) => Dropout::new(bpe, &model.vocab, text).run(sampling.alpha, &mut random),
-            Engine::Json(..) => Vec::new(),
-        };
+        model.normalizer.normalize_text(text.into(), &mut self.normalized);
+        let steps = draw(model, &self.normalized.text, sampling, number);
         Emitter::emit(&model.vocab, steps.into_iter(), out);
+    }
+}
+
+/// The pieces of normalised text, the `number`th of its batch, last first.
+pub(super) fn draw(model: &Inner, text: &str, sampling: &Sampling, number: u64) -> Vec<Step> {
+    let mut random = Random::new(sampling.seed, number);
+    match &model.engine {
+        Engine::Current(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::Classic(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::HuggingFace(automaton) => Lattice::new(automaton, text).draw(sampling, &mut random),
+        Engine::Bpe(bpe) => Dropout::new(bpe, &model.vocab, text).run(sampling.alpha, &mut random),
+        Engine::Json(..) => Vec::new(),
     }
 }
 
@@ -189,7 +197,8 @@ impl Lattice {
     }
 
     /// The `count` best segmentations, best first, with their scores: from the end of the text
-    /// backwards, always the one whose best completion is best.
+    /// backwards, always the one whose best completion is best. Fewer where the limit is met, but
+    /// always the best one.
     fn best(&self, count: usize) -> Vec<(f64, Vec<Step>)> {
         let mut ahead = vec![0.0];
         for end in 1..self.ends.len() {
@@ -201,7 +210,11 @@ impl Lattice {
         let mut queue =
             std::collections::BinaryHeap::from([Open { total: ahead[self.ends.len() - 1], behind: 0.0, at: 0 }]);
         let mut found = Vec::new();
+        let most = MAX_PARTIAL + PARTIAL_AN_EDGE * self.edges.len();
         while let Some(Open { total, behind, at }) = queue.pop() {
+            if partial.len() > most {
+                break;
+            }
             let end = partial[at].0;
             if end == 0 {
                 found.push((total, self.steps_of(&partial, at)));
@@ -217,7 +230,23 @@ impl Lattice {
                 partial.push((edge.start, Some((at, number))));
             }
         }
+        if found.is_empty() {
+            found.push((ahead[self.ends.len() - 1], self.best_one(&ahead)));
+        }
         found
+    }
+
+    /// The best segmentation, last step first; `ahead`: of each place, the best score up to it.
+    fn best_one(&self, ahead: &[f64]) -> Vec<Step> {
+        let (mut end, mut steps) = (self.ends.len() - 1, Vec::new());
+        while end > 0 {
+            let total = |edge: &Edge| ahead[edge.start] + edge.score;
+            let edges = self.ending(end);
+            let Some(best) = edges.iter().max_by(|a, b| total(a).total_cmp(&total(b))) else { break };
+            steps.push(self.step(end, best));
+            end = best.start;
+        }
+        steps
     }
 
     /// Last first.
@@ -241,8 +270,8 @@ struct Open {
 
 impl Ord for Open {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Of equals the one that was there first.
-        self.total.total_cmp(&other.total).then(other.at.cmp(&self.at))
+        // Of equals the newest, which is nearer to the beginning of the text: the others wait.
+        self.total.total_cmp(&other.total).then(self.at.cmp(&other.at))
     }
 }
 
@@ -262,7 +291,28 @@ impl Eq for Open {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::automaton::Entry;
     use super::*;
+
+    /// Segmentations of a run whose scores all tie: their number doubles with each character.
+    #[test]
+    fn ties_do_not_fill_the_memory() {
+        let entries = [("a", -1.0), ("aa", -2.0), ("aaa", -3.0), ("b", -0.3), ("bb", -0.6)];
+        let entries: Vec<_> = (0..).zip(entries).map(|(id, (text, score))| Entry { text, id, score }).collect();
+        let automaton = Automaton::<f64>::new(&entries, -20.0).unwrap();
+        for text in ["a".repeat(300), "ab".repeat(200), "b".repeat(300)] {
+            let lattice = Lattice::new(&automaton, &text);
+            let found = lattice.best(4);
+            assert!((1..=4).contains(&found.len()));
+            let mut ahead = vec![0.0; text.len() + 1];
+            for end in 1..=text.len() {
+                let total = |edge: &Edge| ahead[edge.start] + edge.score;
+                ahead[end] = lattice.ending(end).iter().map(total).fold(f64::NEG_INFINITY, f64::max);
+            }
+            assert!((found[0].0 - ahead[text.len()]).abs() < 1e-9);
+            assert!(lattice.best_one(&ahead).len() <= text.len());
+        }
+    }
 
     #[test]
     fn uniform_and_apart() {

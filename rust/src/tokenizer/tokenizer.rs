@@ -10,7 +10,7 @@ use super::automaton::{Automaton, Entry};
 use super::bpe::Bpe;
 use super::compat::Compat;
 use super::hf::{self, SpecialTokens};
-use super::model_file::{Kind, ModelFile, ModelType};
+use super::model_file::{Kind, MAX_SCORE, ModelFile, ModelType};
 use super::normalizer::{Normalized, Normalizer};
 use super::reader::Alphabet;
 use super::surfaces::Surfaces;
@@ -51,8 +51,9 @@ pub(super) enum Engine {
     Classic(Automaton<f64>),
     HuggingFace(Automaton<f64>),
     Bpe(Bpe),
-    /// A `tokenizer.json`, and which tokens its folder or caller named.
-    Json(Box<hf::Pipeline>, SpecialTokens),
+    /// A `tokenizer.json`, and which tokens its folder or caller named; `None` where it is what
+    /// `export` makes of a SentencePiece model.
+    Json(Box<hf::Pipeline>, Option<SpecialTokens>),
 }
 
 impl Tokenizer {
@@ -122,7 +123,7 @@ impl Tokenizer {
             normalizer_name: reading.pipeline.normalizer_name().to_owned(),
             fingerprint: fingerprint(&bytes),
             lowest_score: lowest_score(&file),
-            engine: Engine::Json(Box::new(reading.pipeline), specials),
+            engine: Engine::Json(Box::new(reading.pipeline), Some(specials)),
             model: bytes,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -140,11 +141,8 @@ impl Tokenizer {
         let engine = match (file.model_type, compat) {
             (ModelType::Unigram, Compat::SentencePiece) => Engine::Current(current(&file)?),
             (ModelType::Unigram, Compat::SentencePieceClassic) => Engine::Classic(classic(&file)?),
-            (ModelType::Unigram, Compat::HuggingFace) => Engine::HuggingFace(hugging_face(&file, &bytes)?),
+            (_, Compat::HuggingFace) => hugging_face(&file, &bytes)?,
             // Every version merges alike.
-            (ModelType::Bpe, Compat::HuggingFace) => {
-                return Err(Error::UnsupportedModel("compat=\"hf\" is not there for BPE models".to_owned()));
-            }
             (ModelType::Bpe, _) => Engine::Bpe(Bpe::new(&file, &vocab)),
         };
         let (unk_surface, normalizer_name) = (file.unk_surface.to_owned(), file.normalizer.name.to_owned());
@@ -182,7 +180,7 @@ impl Tokenizer {
     /// `UnsupportedInput` naming the place of an id outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         match &self.inner.engine {
-            Engine::Json(pipeline, _) => pipeline.decode(ids),
+            Engine::Json(pipeline, Some(_)) => pipeline.decode(ids),
             _ => super::decode::decode(&self.inner, ids),
         }
     }
@@ -279,7 +277,7 @@ impl Tokenizer {
     /// Which tokens a `tokenizer.json`'s folder or caller named; empty for SentencePiece models.
     pub fn special_tokens(&self) -> SpecialTokens {
         match &self.inner.engine {
-            Engine::Json(_, specials) => specials.clone(),
+            Engine::Json(_, Some(specials)) => specials.clone(),
             _ => SpecialTokens::default(),
         }
     }
@@ -288,10 +286,10 @@ impl Tokenizer {
         &self.inner.engine
     }
 
-    /// The engine of a `tokenizer.json`.
+    /// The engine of a `tokenizer.json` that was read.
     pub(super) fn pipeline(&self) -> Option<&hf::Pipeline> {
         match &self.inner.engine {
-            Engine::Json(pipeline, _) => Some(pipeline),
+            Engine::Json(pipeline, Some(_)) => Some(pipeline),
             _ => None,
         }
     }
@@ -352,10 +350,10 @@ fn matchable<'f>(file: &'f ModelFile<'_>) -> impl Iterator<Item = (u32, &'f supe
         .filter(move |(_, p)| matches!(p.kind, Kind::Normal | Kind::UserDefined) && !(escapes && p.text.contains(' ')))
 }
 
-/// Of the normal pieces.
+/// Of the normal pieces; without any it is very high, as in the reference.
 fn lowest_score(file: &ModelFile<'_>) -> f32 {
     let normal = file.pieces.iter().filter(|p| p.kind == Kind::Normal);
-    normal.map(|p| p.score).fold(f32::MAX, f32::min)
+    normal.map(|p| p.score).fold(MAX_SCORE, f32::min)
 }
 
 fn unknown_score(file: &ModelFile<'_>) -> f32 {
@@ -390,16 +388,19 @@ fn classic(file: &ModelFile<'_>) -> Result<Automaton<f64>> {
     Automaton::new(&entries, f64::from(unknown_score(file)))
 }
 
-/// What Hugging Face makes of our `tokenizer.json`: every piece can match, with its score there.
-fn hugging_face(file: &ModelFile<'_>, bytes: &[u8]) -> Result<Automaton<f64>> {
+/// What Hugging Face makes of our `tokenizer.json`, special tokens not looked for in text.
+fn hugging_face(file: &ModelFile<'_>, bytes: &[u8]) -> Result<Engine> {
     super::export::refuse(file)?;
-    if !file.normalizer.charsmap.is_empty() || file.normalizer.remove_extra_whitespaces {
-        let text = "compat=\"hf\" needs a model whose normaliser is `identity` and keeps extra spaces";
-        return Err(Error::UnsupportedModel(text.to_owned()));
+    let plain = Tokenizer::from_bytes(bytes.to_vec(), Compat::SentencePiece)?;
+    let rewrites = !file.normalizer.charsmap.is_empty() || file.normalizer.remove_extra_whitespaces;
+    if file.model_type == ModelType::Bpe || rewrites {
+        let json = plain.tokenizer_json(file)?;
+        return Ok(Engine::Json(Box::new(hf::of_export(json)?), None));
     }
-    let scores = Tokenizer::from_bytes(bytes.to_vec(), Compat::SentencePiece)?.hugging_face_scores(file);
+    // Text is normalised as here, and every piece can match, with its score there.
+    let scores = plain.hugging_face_scores(file);
     let unknown = scores.iter().copied().fold(f64::MAX, f64::min) - f64::from(UNKNOWN_PENALTY);
     let pieces = file.pieces.iter().zip(scores).enumerate().filter(|(_, (piece, _))| !piece.text.contains(' '));
     let entries: Vec<_> = pieces.map(|(id, (piece, score))| Entry { text: piece.text, id: id as u32, score }).collect();
-    Automaton::new(&entries, unknown)
+    Ok(Engine::HuggingFace(Automaton::new(&entries, unknown)?))
 }

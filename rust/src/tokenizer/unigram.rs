@@ -115,6 +115,8 @@ const REACH: usize = MAX_LENGTH + 1;
 const BLOCK: usize = 4096;
 /// Characters between two looks for resets.
 const STRETCH: usize = 512;
+/// Lists of matches are fetched so many characters before they are wanted.
+const AHEAD: usize = 24;
 
 /// The buffers of one search, reused from text to text.
 ///
@@ -137,17 +139,58 @@ pub(super) struct Search<R: Rule> {
 /// Characters of texts, each text followed by code 0.
 #[derive(Default)]
 pub(super) struct Block {
-    pub(super) codes: Vec<u16>,
-    pub(super) characters: Vec<char>,
+    /// As many as there ever were; the first `len` count.
+    codes: Vec<u16>,
+    characters: Vec<char>,
+    len: usize,
     /// Where texts end.
     ends: Vec<usize>,
 }
 
 impl Block {
     #[inline(always)]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn codes(&self) -> &[u16] {
+        &self.codes[..self.len]
+    }
+
+    pub(super) fn last(&self) -> Option<char> {
+        self.len.checked_sub(1).map(|at| self.characters[at])
+    }
+
+    #[inline(always)]
     pub(super) fn push(&mut self, code: u16, character: char) {
-        self.codes.push(code);
-        self.characters.push(character);
+        let (codes, characters) = self.room(1);
+        (codes[0], characters[0]) = (code, character);
+        self.len += 1;
+    }
+
+    /// The next `count` places; what is written there counts once it is `taken`.
+    #[inline(always)]
+    pub(super) fn room(&mut self, count: usize) -> (&mut [u16], &mut [char]) {
+        let end = self.len + count;
+        if end > self.codes.len() {
+            self.codes.resize(end, 0);
+            self.characters.resize(end, '\0');
+        }
+        (&mut self.codes[self.len..end], &mut self.characters[self.len..end])
+    }
+
+    pub(super) fn take(&mut self, count: usize) {
+        self.len += count;
+        debug_assert!(self.len <= self.codes.len());
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.len = self.len.saturating_sub(1);
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.ends.clear();
     }
 }
 
@@ -167,16 +210,16 @@ impl<R: Rule> Search<R> {
         while !text.read(&automaton.codes, &mut self.block, BLOCK) {
             self.cut(automaton, each);
         }
-        self.block.ends.push(self.block.codes.len());
+        self.block.ends.push(self.block.len());
         self.block.push(0, '\0');
-        if self.block.codes.len() >= BLOCK {
+        if self.block.len() >= BLOCK {
             self.cut(automaton, each);
         }
     }
 
-    /// The best path of a text that is normalised.
-    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: &str, mut each: impl FnMut(&Self)) {
-        self.add(automaton, Plain(text), &mut each);
+    /// The best path of one text.
+    pub(super) fn run(&mut self, automaton: &Automaton<R::Score>, text: impl Source, mut each: impl FnMut(&Self)) {
+        self.add(automaton, text, &mut each);
         self.finish(automaton, &mut each);
     }
 
@@ -188,9 +231,9 @@ impl<R: Rule> Search<R> {
     /// Matches and cuts what stands in the block, and empties it.
     #[inline(always)]
     fn cut(&mut self, automaton: &Automaton<R::Score>, each: &mut impl FnMut(&Self)) {
-        let length = self.block.codes.len();
+        let length = self.block.len();
         self.lists.resize(length, List::UNKNOWN);
-        automaton.scan(&mut self.state, &self.block.codes, &mut self.lists);
+        automaton.scan(&mut self.state, self.block.codes(), &mut self.lists);
         self.sums.resize(REACH + length, R::Sum::default());
         let mut from = 0;
         for text in 0..self.block.ends.len() {
@@ -202,9 +245,7 @@ impl<R: Rule> Search<R> {
         }
         self.best_paths(automaton, from, length);
         self.sums.copy_within(length..length + REACH, 0);
-        self.block.codes.clear();
-        self.block.characters.clear();
-        self.block.ends.clear();
+        self.block.clear();
     }
 
     /// A text starts behind `place`.
@@ -242,19 +283,24 @@ impl<R: Rule> Search<R> {
         self.last.resize(before + to - from, Packed::UNKNOWN);
         let sums = &mut self.sums[from..to + REACH];
         let mut newest = sums[REACH - 1];
+        let ahead = &self.lists[(from + AHEAD).min(to)..to];
         for (place, (list, last)) in self.lists[from..to].iter().zip(&mut self.last[before..]).enumerate() {
-            let (sum, piece) = best::<R>(&sums[place..place + REACH], newest, &automaton.matches[list.start()..]);
-            (sums[place + REACH], *last, newest) = (sum, piece, sum);
+            if let Some(list) = ahead.get(place) {
+                automaton.prefetch(*list);
+            }
+            let Some((here, _)) = sums[place..].split_first_chunk_mut() else { break };
+            (newest, *last) = best::<R>(automaton, here, newest, *list);
+            here[REACH] = newest;
         }
-        let to = match self.sums[REACH + from..REACH + to].iter().position(|sum| R::reset(*sum).is_some()) {
+        let to = match first(&self.sums[REACH + from..REACH + to], |sum| R::reset(*sum).is_some()) {
             Some(place) => from + place + 1,
             None => to,
         };
         self.last.truncate(before + to - from);
-        for place in before..self.last.len() {
-            if self.last[place].is_unknown() {
-                self.unknowns.push((place + 1, self.block.characters[place - before + from]));
-            }
+        let mut number = before;
+        while let Some(place) = first(&self.last[number..], |last| last.is_unknown()) {
+            number += place + 1;
+            self.unknowns.push((number, self.block.characters[number - 1 - before + from]));
         }
         if let Some(by) = R::reset(self.sums[REACH + to - 1]) {
             self.sums[REACH + to - 1] = R::Sum::default();
@@ -318,21 +364,34 @@ impl<R: Rule> Search<R> {
     }
 }
 
-/// The best path that ends with a match of the list that `matches` begins with. `sums`: of the
-/// `REACH` characters before; `before`: the last of them. Choices are selected, not jumped to: they
-/// cannot be foreseen.
+/// The place of the first item that `is` holds for. Most often there is none, so many are asked at once.
 #[inline(always)]
-fn best<R: Rule>(sums: &[R::Sum], before: R::Sum, matches: &[Match<R::Score>]) -> (R::Sum, Packed) {
+fn first<T>(items: &[T], is: impl Fn(&T) -> bool) -> Option<usize> {
+    const MANY: usize = 64;
+    let holds = |chunk: &&[T]| chunk.iter().fold(false, |any, item| any | is(item));
+    let (number, chunk) = items.chunks(MANY).enumerate().find(|(_, chunk)| holds(chunk))?;
+    Some(number * MANY + chunk.iter().position(&is)?)
+}
+
+/// The best path that ends with a match of `list`. `sums`: of the `REACH` characters before, and a place behind them;
+/// `before`: the last of them. Choices are selected, not jumped to: they cannot be foreseen.
+#[inline(always)]
+fn best<R: Rule>(
+    automaton: &Automaton<R::Score>,
+    sums: &[R::Sum; REACH + 1],
+    before: R::Sum,
+    list: List,
+) -> (R::Sum, Packed) {
     let candidate = |found: &Match<R::Score>| R::add(sums[REACH - found.packed.length()], found);
     let better = |best: (R::Sum, Packed), candidate: R::Candidate, packed: Packed| {
         let wins = candidate > R::widen(best.0);
         (select_unpredictable(wins, R::keep(candidate), best.0), select_unpredictable(wins, packed, best.1))
     };
-    let always = &matches[..ALWAYS];
+    let always = automaton.always(list);
     let mut best = (R::keep(candidate(&always[1])), always[1].packed);
     best = better(best, candidate(&always[2]), always[2].packed);
     if always[0].packed.has_more() {
-        for found in &matches[ALWAYS..] {
+        for found in &automaton.matches[list.start() + ALWAYS..] {
             best = better(best, candidate(found), found.packed);
             if !found.packed.has_more() {
                 break;
@@ -354,7 +413,7 @@ pub(super) struct Plain<'t>(pub(super) &'t str);
 impl Source for Plain<'_> {
     fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
         let mut rest = self.0.chars();
-        while block.codes.len() < full {
+        while block.len() < full {
             let Some(character) = rest.next() else { break };
             block.push(codes.get(character) as u16, character);
         }

@@ -12,10 +12,13 @@ use crate::error::{Error, Result};
 const EOD_NAMES: [&str; 3] = ["<|endoftext|>", "<EOD|LLM-jp>", "<EOD>"];
 
 const EMPTY: u32 = u32::MAX;
+const LONG: u8 = u8::MAX;
 
 pub(super) struct Vocab {
     text: String,
     ends: Vec<u32>,
+    /// Bytes of each piece, or `LONG`: small, so that it stays near.
+    lengths: Vec<u8>,
     pub(super) scores: Vec<f32>,
     pub(super) kinds: Vec<Kind>,
     /// For byte pieces, the byte.
@@ -41,6 +44,7 @@ impl Vocab {
         let mut vocab = Self {
             text: String::with_capacity(size),
             ends: Vec::with_capacity(file.pieces.len()),
+            lengths: file.pieces.iter().map(|p| u8::try_from(p.text.len()).unwrap_or(LONG)).collect(),
             scores: file.pieces.iter().map(|p| p.score).collect(),
             kinds: file.pieces.iter().map(|p| p.kind).collect(),
             byte_values: file
@@ -110,6 +114,15 @@ impl Vocab {
         let end = *self.ends.get(id as usize)? as usize;
         let start = if id == 0 { 0 } else { self.ends[id as usize - 1] as usize };
         Some(&self.text[start..end])
+    }
+
+    /// Bytes of a piece.
+    #[inline(always)]
+    pub(super) fn length(&self, id: u32) -> usize {
+        match self.lengths[id as usize] {
+            LONG => self.piece(id).map_or(0, str::len),
+            length => usize::from(length),
+        }
     }
 
     pub(super) fn id(&self, piece: &str) -> Option<u32> {

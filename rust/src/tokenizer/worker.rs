@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use super::automaton::Automaton;
+use super::codes::Codes;
 use super::hf;
 use super::merge::Merger;
 use super::normalizer::Normalized;
+use super::places;
 use super::reader::Reader;
 use super::tokenizer::{Engine, Inner};
-use super::unigram::{Classic, Current, HuggingFace, Plain, Rule, Search, Step};
+use super::unigram::{Block, Classic, Current, HuggingFace, Plain, Rule, Search, Source, Step};
 use super::vocab::Vocab;
+use crate::interrupt::Interrupt;
 
 /// Encodes texts one after the other, reusing its buffers.
 pub struct Worker {
     pub(super) model: Arc<Inner>,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     pub(super) normalized: Normalized,
+    pub(super) places: places::Buffer,
 }
 
 /// A text: `str`, or bytes that may not be UTF-8.
@@ -38,6 +42,12 @@ impl<'t> From<&'t [u8]> for Text<'t> {
 }
 
 impl<'t> Text<'t> {
+    /// In bytes.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(self) -> usize {
+        self.bytes().len()
+    }
+
     pub(super) fn bytes(self) -> &'t [u8] {
         match self {
             Self::Str(text) => text.as_bytes(),
@@ -45,7 +55,7 @@ impl<'t> Text<'t> {
         }
     }
 
-    fn valid(self) -> Option<&'t str> {
+    pub(super) fn valid(self) -> Option<&'t str> {
         match self {
             Self::Str(text) => Some(text),
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
@@ -53,24 +63,12 @@ impl<'t> Text<'t> {
     }
 }
 
-enum Buffers {
+pub(super) enum Buffers {
     Current(Search<Current>),
     Classic(Search<Classic>),
     HuggingFace(Search<HuggingFace>),
     Bpe(Box<Merger>),
     Json(Box<hf::Worker>),
-}
-
-/// A piece of a text and the bytes of the text that it stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// `None` for an unknown character of a model without byte fallback and unknown piece.
-    pub id: Option<u32>,
-    pub piece: String,
-    /// The bytes `begin..end` of the input. The bytes of one unknown character share its place:
-    /// the last has it, the others are empty and stand at its beginning.
-    pub begin: usize,
-    pub end: usize,
 }
 
 impl Worker {
@@ -82,38 +80,40 @@ impl Worker {
             Engine::Bpe(_) => Buffers::Bpe(Box::default()),
             Engine::Json(..) => Buffers::Json(Box::new(hf::Worker::new())),
         };
-        Self { model, buffers, normalized: Normalized::default() }
+        Self { model, buffers, normalized: Normalized::default(), places: places::Buffer::default() }
     }
 
     /// Appends the ids of `text` to `out`. No begin, end or document piece is added. A byte that
     /// is not UTF-8 counts as U+FFFD, as in the reference.
     pub fn encode<'t>(&mut self, text: impl Into<Text<'t>>, out: &mut Vec<u32>) {
-        self.encode_all([text.into()].into_iter(), out, |_| {});
+        self.encode_all([text.into()].into_iter(), Interrupt::NEVER, out, |_| {});
     }
 
     /// Appends the ids of each of `texts` to `out`; `each` gets what `out` then holds, in order.
+    /// After an interruption, ids are missing: ask whether there was one.
     pub fn encode_all<'t>(
         &mut self,
         texts: impl Iterator<Item = Text<'t>>,
+        interrupt: Interrupt<'_>,
         out: &mut Vec<u32>,
         each: impl FnMut(usize),
     ) {
-        let Self { model, buffers, normalized } = self;
+        let Self { model, buffers, normalized, .. } = self;
         match (buffers, &model.engine) {
             (Buffers::Current(search), Engine::Current(automaton)) => {
-                encode_all(model, automaton, search, normalized, texts, out, each);
+                encode_all(model, automaton, search, normalized, texts, interrupt, out, each);
             }
             (Buffers::Classic(search), Engine::Classic(automaton)) => {
-                encode_all(model, automaton, search, normalized, texts, out, each);
+                encode_all(model, automaton, search, normalized, texts, interrupt, out, each);
             }
             (Buffers::HuggingFace(search), Engine::HuggingFace(automaton)) => {
-                encode_all(model, automaton, search, normalized, texts, out, each);
+                encode_all(model, automaton, search, normalized, texts, interrupt, out, each);
             }
             (Buffers::Bpe(merger), Engine::Bpe(bpe)) => {
                 let mut each = each;
                 for text in texts {
-                    model.normalizer.normalize(text.bytes(), normalized);
-                    merger.run(bpe, &model.vocab, &normalized.text);
+                    model.normalizer.normalize_text(text, normalized);
+                    merger.run(bpe, &model.vocab, &normalized.text, interrupt);
                     Emitter::emit(&model.vocab, merger.steps.iter().rev().copied(), out);
                     each(out.len());
                 }
@@ -121,8 +121,8 @@ impl Worker {
             (Buffers::Json(worker), Engine::Json(pipeline, _)) => {
                 let mut each = each;
                 for text in texts {
-                    if !text.bytes().is_empty() {
-                        worker.encode(pipeline, text.bytes(), out);
+                    if !text.bytes().is_empty() && interrupt.check().is_ok() {
+                        worker.encode(pipeline, text.bytes(), interrupt, out);
                     }
                     each(out.len());
                 }
@@ -132,22 +132,6 @@ impl Worker {
         }
     }
 
-    /// The tokens of `text` with their names and places: normalised text for known pieces and
-    /// runs of unknown characters, `<0x0A>` for bytes.
-    pub fn tokens<'t>(&mut self, text: impl Into<Text<'t>>) -> Vec<Token> {
-        let text = text.into().bytes();
-        if let Engine::Json(pipeline, _) = &self.model.engine {
-            let piece = |id| self.model.vocab.piece(id).unwrap_or_default().to_owned();
-            let token = |t: hf::Placed| Token { id: Some(t.id), piece: piece(t.id), begin: t.span.0, end: t.span.1 };
-            return pipeline.tokens(text).into_iter().map(token).collect();
-        }
-        let Self { model, buffers, .. } = self;
-        let mut normalized = Normalized { text: String::new(), origin: Some(Vec::new()) };
-        model.normalizer.normalize(text, &mut normalized);
-        let origin = normalized.origin.unwrap_or_default();
-        tokens(&buffers.steps(model, &normalized.text), &model.vocab, &origin)
-    }
-
     /// The score of the best path of normalised text, `None` where it has unknown characters.
     pub(super) fn path_score(&mut self, text: &str) -> Option<f64> {
         let Self { model, buffers, .. } = self;
@@ -155,19 +139,19 @@ impl Worker {
             Step::Known { id } => Some(f64::from(model.vocab.scores[*id as usize])),
             Step::Unknown(_) => None,
         };
-        buffers.steps(model, text).iter().map(score).sum()
+        buffers.steps(model, text, Interrupt::NEVER).iter().map(score).sum()
     }
 }
 
 impl Buffers {
     /// The pieces of normalised text.
-    fn steps(&mut self, model: &Inner, text: &str) -> Vec<Step> {
+    pub(super) fn steps(&mut self, model: &Inner, text: &str, interrupt: Interrupt<'_>) -> Vec<Step> {
         match (self, &model.engine) {
-            (Self::Current(search), Engine::Current(automaton)) => steps(search, automaton, text),
-            (Self::Classic(search), Engine::Classic(automaton)) => steps(search, automaton, text),
-            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => steps(search, automaton, text),
+            (Self::Current(search), Engine::Current(automaton)) => steps(search, automaton, text, interrupt),
+            (Self::Classic(search), Engine::Classic(automaton)) => steps(search, automaton, text, interrupt),
+            (Self::HuggingFace(search), Engine::HuggingFace(automaton)) => steps(search, automaton, text, interrupt),
             (Self::Bpe(merger), Engine::Bpe(bpe)) => {
-                merger.run(bpe, &model.vocab, text);
+                merger.run(bpe, &model.vocab, text, interrupt);
                 merger.steps.clone()
             }
             // A worker is made from the engine it runs.
@@ -176,13 +160,41 @@ impl Buffers {
     }
 }
 
-fn steps<R: Rule>(search: &mut Search<R>, automaton: &Automaton<R::Score>, text: &str) -> Vec<Step> {
+fn steps<R: Rule>(
+    search: &mut Search<R>,
+    automaton: &Automaton<R::Score>,
+    text: &str,
+    interrupt: Interrupt<'_>,
+) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut each = |search: &Search<R>| search.backwards(|step| steps.push(step));
-    search.add(automaton, Plain(text), &mut each);
-    search.finish(automaton, &mut each);
+    let source = Watched::new(Plain(text), interrupt);
+    search.run(automaton, source, |search| search.backwards(|step| steps.push(step)));
     steps.reverse();
     steps
+}
+
+/// A text that ends at once when the user asks to stop.
+pub(super) struct Watched<'i, S> {
+    source: S,
+    interrupt: Interrupt<'i>,
+    /// A text that is read in one go is too short to ask.
+    asks: bool,
+}
+
+impl<'i, S> Watched<'i, S> {
+    pub(super) fn new(source: S, interrupt: Interrupt<'i>) -> Self {
+        Self { source, interrupt, asks: false }
+    }
+}
+
+impl<S: Source> Source for Watched<'_, S> {
+    #[inline(always)]
+    fn read(&mut self, codes: &Codes, block: &mut Block, full: usize) -> bool {
+        if std::mem::replace(&mut self.asks, true) && self.interrupt.check().is_err() {
+            return true;
+        }
+        self.source.read(codes, block, full)
+    }
 }
 
 fn encode_all<'t, R: Rule>(
@@ -191,6 +203,7 @@ fn encode_all<'t, R: Rule>(
     search: &mut Search<R>,
     normalized: &mut Normalized,
     texts: impl Iterator<Item = Text<'t>>,
+    interrupt: Interrupt<'_>,
     out: &mut Vec<u32>,
     mut each: impl FnMut(usize),
 ) {
@@ -204,10 +217,13 @@ fn encode_all<'t, R: Rule>(
     };
     for text in texts {
         match text.valid() {
-            Some(text) => search.add(automaton, Reader::new(&model.alphabet, normalizer, text), &mut done),
+            Some(text) => {
+                let reader = Reader::new(&model.alphabet, normalizer, text);
+                search.add(automaton, Watched::new(reader, interrupt), &mut done);
+            }
             None => {
                 normalizer.normalize(text.bytes(), normalized);
-                search.add(automaton, Plain(&normalized.text), &mut done);
+                search.add(automaton, Watched::new(Plain(&normalized.text), interrupt), &mut done);
             }
         }
     }
@@ -253,54 +269,5 @@ impl<'a> Emitter<'a> {
             _ => {}
         }
         self.after_unknown = true;
-    }
-}
-
-/// `origin`: for each byte of the normalised text, and its end, the byte of the input.
-fn tokens(steps: &[Step], vocab: &Vocab, origin: &[usize]) -> Vec<Token> {
-    let mut tokens: Vec<Token> = Vec::with_capacity(steps.len());
-    let (mut at, mut after_unknown) = (0, false);
-    for step in steps {
-        let length = match step {
-            Step::Known { id } => vocab.piece(*id).map_or(0, str::len),
-            Step::Unknown(character) => character.len_utf8(),
-        };
-        let (begin, end) = (origin[at], origin[at + length]);
-        at += length;
-        match (*step, &vocab.bytes) {
-            (Step::Known { id }, _) => {
-                let piece = vocab.piece(id).unwrap_or_default().to_owned();
-                tokens.push(Token { id: Some(id), piece, begin, end });
-            }
-            (Step::Unknown(character), Some(bytes)) => {
-                let mut buffer = [0; 4];
-                for byte in character.encode_utf8(&mut buffer).bytes() {
-                    let id = Some(bytes[usize::from(byte)]);
-                    tokens.push(Token { id, piece: format!("<0x{byte:02X}>"), begin, end: begin });
-                }
-                tokens.iter_mut().rev().take(1).for_each(|last| last.end = end);
-            }
-            (Step::Unknown(character), None) => match tokens.last_mut() {
-                Some(run) if after_unknown => {
-                    run.piece.push(character);
-                    run.end = end;
-                }
-                _ => tokens.push(Token { id: vocab.unknown, piece: character.to_string(), begin, end }),
-            },
-        }
-        after_unknown = matches!(step, Step::Unknown(_));
-    }
-    tokens
-}
-
-/// Turns places in bytes of `text` into places in characters.
-pub fn bytes_to_characters(tokens: &mut [Token], text: &str) {
-    let mut numbers = vec![0; text.len() + 1];
-    for (number, (at, _)) in text.char_indices().enumerate() {
-        numbers[at] = number;
-    }
-    numbers[text.len()] = text.chars().count();
-    for token in tokens {
-        (token.begin, token.end) = (numbers[token.begin], numbers[token.end]);
     }
 }

@@ -1,16 +1,34 @@
 //! The texts of one JSON line: only the wanted keys are decoded, the rest is checked and passed over.
+//!
+//! serde_json decides what is JSON; `scan` is a shortcut to the same result.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// The strings under `keys` of the object in `line`, in the order of `keys`. Of a key that stands
-/// there twice the last counts, as in Python.
+use super::scan;
+use super::texts::Texts;
+
+/// Appends the strings under `keys` of the object in `line` to `texts`, in the order of `keys`. Of a key
+/// that stands there twice the last counts, as in Python.
 ///
 /// # Errors
-/// A sentence on what is wrong, with the column.
-pub(super) fn texts<'a>(line: &'a str, keys: &[String]) -> Result<Vec<Cow<'a, str>>, String> {
+/// A sentence on what is wrong, with the column. `texts` is as before then.
+pub(super) fn texts<'l>(line: &'l str, keys: &[String], texts: &mut Texts<'l>) -> Result<(), String> {
+    let before = texts.store().len();
+    match scan::texts(line, keys, texts.store()) {
+        Some(found) => texts.extend(found),
+        None => {
+            texts.store().truncate(before);
+            by_serde(line, keys)?.into_iter().for_each(|text| texts.push(text));
+        }
+    }
+    Ok(())
+}
+
+/// As `texts`, in serde_json's own time.
+pub(super) fn by_serde<'l>(line: &'l str, keys: &[String]) -> Result<Vec<Cow<'l, str>>, String> {
     let mut json = serde_json::Deserializer::from_str(line);
     let found = Wanted(keys).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
     let found = found.map_err(|e| message(&e, line))?;
@@ -88,10 +106,18 @@ impl<'de> Visitor<'de> for Text<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::texts;
+    use super::super::texts::Texts;
 
     fn one(line: &str) -> Result<String, String> {
-        texts(line, &["text".to_owned()]).map(|texts| texts[0].to_string())
+        all(line, &["text"]).map(|texts| texts.concat())
+    }
+
+    fn all(line: &str, keys: &[&str]) -> Result<Vec<String>, String> {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let mut texts = Texts::default();
+        let read = super::texts(line, &keys, &mut texts);
+        assert!(read.is_ok() || texts.len() == 0 && texts.store().is_empty());
+        read.map(|()| texts.iter().map(str::to_owned).collect())
     }
 
     #[test]
@@ -99,8 +125,7 @@ mod tests {
         assert_eq!(one(r#"{"id": [1, {"text": 2}], "text": "東京\n\u6771\ud83d\ude00"}"#).unwrap(), "東京\n東😀");
         assert_eq!(one("{\"text\": \"a\", \"text\": \"b\"}\r").unwrap(), "b");
         assert_eq!(one(r#"{"te\u0078t": ""}"#).unwrap(), "");
-        let keys = ["b".to_owned(), "a".to_owned()];
-        assert_eq!(texts(r#"{"a": "1", "b": "2"}"#, &keys).unwrap(), ["2", "1"]);
+        assert_eq!(all(r#"{"a": "1", "b": "2"}"#, &["b", "a"]).unwrap(), ["2", "1"]);
     }
 
     #[test]

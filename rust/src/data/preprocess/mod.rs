@@ -11,7 +11,11 @@ mod journal;
 mod json;
 mod pipeline;
 mod read;
+mod rows;
+mod saver;
+mod scan;
 mod sentences;
+mod texts;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -27,15 +31,22 @@ use crate::interrupt::Interrupt;
 
 pub use inputs::{Format, Input, Inputs, Parquet, expand};
 pub use read::{Batch, Document, Documents};
+pub use rows::{Column, push_rows};
 pub use sentences::{Sentences, sentences};
 
 /// A tokenizer's worker: owns its buffers, encodes one text after the other.
 pub trait Encode: Send {
-    /// Appends the ids of `text` to `out`, without bos and eod.
+    /// Appends the ids of each of `texts` to `out`, without bos and eod, and what `out` then holds to `ends`.
     ///
     /// # Errors
-    /// `Tokenizer` for a text that cannot be encoded (`OnError` decides then); anything else ends the run.
-    fn encode(&mut self, text: &str, out: &mut Vec<u32>) -> Result<()>;
+    /// `Tokenizer` for a text that cannot be encoded, which is the one after those in `ends` (`OnError`
+    /// decides then); anything else ends the run.
+    fn encode(
+        &mut self,
+        texts: &mut dyn Iterator<Item = &str>,
+        out: &mut Vec<u32>,
+        ends: &mut Vec<usize>,
+    ) -> Result<()>;
 }
 
 /// What happens to a document that cannot be read or encoded.

@@ -1,4 +1,4 @@
-//! Threads: one reads, some encode, the caller's writes in order.
+//! Threads: one reads, some encode, the caller's writes in order, one more makes that durable now and then.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::chunks::{Chunk, Chunks, Position};
+use super::chunks::{Chunk, Chunks, Filled, Position};
 use super::inputs::Meter;
 use super::journal::{self, Journal};
-use super::work::{self, Encoded, Tokens};
+use super::saver::{self, Saver};
+use super::work::{self, Encoded, Scratch, Tokens};
 use super::{Counts, Encode, KeyCounts, MAX_ERRORS, OnError, Options, Status, Summary, open_writers, place};
 use crate::data::writer::DatasetWriter;
 use crate::error::{Error, Result};
@@ -25,9 +26,20 @@ struct Done {
     input: usize,
     next: Position,
     encoded: Result<Encoded>,
+    /// To be filled again.
+    text: Filled,
 }
 
-type Numbered = (u64, Result<Chunk>);
+/// The right to read another chunk, and the buffers that one before it used: they go from the reader to a
+/// worker to the writer and back.
+#[derive(Default)]
+struct Permit {
+    text: Filled,
+    tokens: Vec<Tokens>,
+}
+
+/// A chunk's number, the chunk, and buffers for its tokens.
+type Numbered = (u64, Result<Chunk>, Vec<Tokens>);
 
 /// Encodes all chunks from the output's position on and writes them.
 pub(super) fn run<'e>(
@@ -45,30 +57,39 @@ pub(super) fn run<'e>(
     let in_flight = 2 * options.workers + 2;
     let (permit, permits) = channel();
     for _ in 0..in_flight {
-        let _ = permit.send(());
+        let _ = permit.send(Permit::default());
     }
     let (work, queue) = sync_channel(in_flight);
     let (done, results) = channel();
     let queue = Mutex::new(queue);
-    std::thread::scope(|scope| {
+    let (save, to_save) = channel();
+    let (saved_by_thread, saved) = channel();
+    let result = std::thread::scope(|scope| {
         scope.spawn(move || feed(chunks, &permits, &work));
+        scope.spawn(move || saver::save_all(&to_save, &saved_by_thread, options));
         for encoder in encoders {
             let (queue, done) = (&queue, done.clone());
             scope.spawn(move || encode_all(queue, &done, options, encoder));
         }
         drop(done);
-        // Leaving this closure drops `permit` and `results`, at which the threads end.
-        let collector = Collector { options, output, meter: &meter, permit, told: Instant::now() };
+        // Leaving this closure drops `permit`, `results` and `save`, at which the threads end.
+        let saver = Saver::new(save, &saved);
+        let collector = Collector { options, output, meter: &meter, permit, saver, told: Instant::now() };
         let collected = collector.collect(results, observe, interrupt);
         meter.stop.store(true, Ordering::Relaxed);
         collected
-    })
+    });
+    // What was being saved when an error came up.
+    output.has_journal |= saved.iter().any(|saved| saved.is_ok());
+    result
 }
 
 /// The reader thread: a chunk for each permit.
-fn feed(chunks: Chunks, permits: &Receiver<()>, work: &SyncSender<Numbered>) {
-    for (number, chunk) in chunks.enumerate() {
-        if permits.recv().is_err() || work.send((number as u64, chunk)).is_err() {
+fn feed(mut chunks: Chunks, permits: &Receiver<Permit>, work: &SyncSender<Numbered>) {
+    for number in 0.. {
+        let Ok(Permit { text, tokens }) = permits.recv() else { return };
+        let Some(chunk) = chunks.next(text).transpose() else { return };
+        if work.send((number, chunk, tokens)).is_err() {
             return;
         }
     }
@@ -81,26 +102,45 @@ fn encode_all(
     options: &Options,
     mut encoder: Box<dyn Encode + '_>,
 ) {
+    let mut scratch = Scratch::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, chunk)) = next else { return };
-        let (input, after) = chunk.as_ref().map_or((0, Position::default()), |chunk| (chunk.input, chunk.next));
-        let work = || chunk.and_then(|chunk| work::encode(&chunk, options, encoder.as_mut()));
-        let encoded = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-            // The default hook has printed where.
-            Err(Error::Internal("the tokenizer panicked".into()))
-        });
-        if done.send(Done { number, input, next: after, encoded }).is_err() {
+        let Ok((number, chunk, tokens)) = next else { return };
+        let one = encode_one(number, chunk, tokens, options, encoder.as_mut(), &mut scratch);
+        if done.send(one).is_err() {
             return;
         }
     }
+}
+
+fn encode_one(
+    number: u64,
+    chunk: Result<Chunk>,
+    tokens: Vec<Tokens>,
+    options: &Options,
+    encoder: &mut dyn Encode,
+    scratch: &mut Scratch,
+) -> Done {
+    let chunk = match chunk {
+        Ok(chunk) => chunk,
+        Err(e) => {
+            return Done { number, input: 0, next: Position::default(), encoded: Err(e), text: Filled::default() };
+        }
+    };
+    let work = AssertUnwindSafe(|| work::encode(&chunk, tokens, options, encoder, scratch));
+    let encoded = catch_unwind(work).unwrap_or_else(|_| {
+        // The default hook has printed where.
+        Err(Error::Internal("the tokenizer panicked".into()))
+    });
+    Done { number, input: chunk.input, next: chunk.next, encoded, text: chunk.text }
 }
 
 struct Collector<'a> {
     options: &'a Options,
     output: &'a mut Output,
     meter: &'a Meter,
-    permit: Sender<()>,
+    permit: Sender<Permit>,
+    saver: Saver<'a>,
     told: Instant,
 }
 
@@ -118,22 +158,33 @@ impl Collector<'_> {
             match results.recv_timeout(TICK) {
                 Ok(done) => drop(waiting.insert(done.number, done)),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) if waiting.is_empty() => return observe(&self.status()),
+                Err(RecvTimeoutError::Disconnected) if waiting.is_empty() => {
+                    self.output.has_journal |= self.saver.wait(TICK, interrupt)?;
+                    return observe(&self.status());
+                }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Internal(format!("chunk {next} is lost"))),
             }
             while let Some(done) = waiting.remove(&next) {
                 next += 1;
-                self.output.take(self.options, done)?;
+                let permit = self.output.take(self.options, done)?;
                 // The reader may have ended; then nobody wants the permit.
-                let _ = self.permit.send(());
+                let _ = self.permit.send(permit);
                 interrupt.check()?;
             }
             if self.told.elapsed() >= 2 * TICK {
                 observe(&self.status())?;
                 self.told = Instant::now();
             }
-            self.output.sync_if_due(self.options)?;
+            self.save_if_due()?;
         }
+    }
+
+    fn save_if_due(&mut self) -> Result<()> {
+        self.output.has_journal |= self.saver.finished(Duration::ZERO)?;
+        if self.saver.is_busy() || !self.output.is_due(self.options) {
+            return Ok(());
+        }
+        self.saver.start(self.output.reached()?)
     }
 
     fn status(&self) -> Status {
@@ -154,8 +205,9 @@ pub(super) struct Output {
     position: Position,
     counts: Counts,
     job: String,
-    /// Of the last journal.
+    /// When the last journal was begun, and how far it was then.
     synced: Instant,
+    synced_to: Position,
     has_journal: bool,
     resumed: bool,
 }
@@ -182,11 +234,12 @@ impl Output {
     fn start(options: &Options, journal: Journal, resumed: bool, interrupt: Interrupt) -> Result<Self> {
         let Journal { job, position, outputs, counts } = journal;
         let writers = open_writers(options, &outputs, interrupt)?;
-        Ok(Self { writers, position, counts, job, synced: Instant::now(), has_journal: resumed, resumed })
+        let synced = Instant::now();
+        Ok(Self { writers, position, counts, job, synced, synced_to: position, has_journal: resumed, resumed })
     }
 
-    /// Writes one chunk's tokens.
-    fn take(&mut self, options: &Options, done: Done) -> Result<()> {
+    /// Writes one chunk's tokens; gives its buffers back.
+    fn take(&mut self, options: &Options, done: Done) -> Result<Permit> {
         let encoded = done.encoded?;
         if done.input != self.counts.input {
             (self.counts.input, self.counts.lines_of_input) = (done.input, 0);
@@ -200,7 +253,7 @@ impl Output {
         self.counts.lines_of_input += encoded.lines;
         self.counts.blank_lines += encoded.blank;
         self.position = done.next;
-        Ok(())
+        Ok(Permit { text: done.text, tokens: encoded.tokens })
     }
 
     fn reject(&mut self, options: &Options, input: usize, encoded: &Encoded) -> Result<()> {
@@ -219,15 +272,17 @@ impl Output {
         Ok(())
     }
 
-    fn sync_if_due(&mut self, options: &Options) -> Result<()> {
-        if options.tokenizer.is_none() || self.synced.elapsed() < options.sync_every {
-            return Ok(());
-        }
-        let outputs = self.writers.iter_mut().map(DatasetWriter::sync).collect::<Result<Vec<_>>>()?;
-        let (job, counts) = (self.job.clone(), self.counts.clone());
-        Journal { job, position: self.position, outputs, counts }.save(options)?;
-        (self.synced, self.has_journal) = (Instant::now(), true);
-        Ok(())
+    fn is_due(&self, options: &Options) -> bool {
+        options.tokenizer.is_some() && self.position != self.synced_to && self.synced.elapsed() >= options.sync_every
+    }
+
+    fn reached(&mut self) -> Result<saver::Work> {
+        (self.synced, self.synced_to) = (Instant::now(), self.position);
+        let reached = self.writers.iter_mut().map(DatasetWriter::reached).collect::<Result<Vec<_>>>()?;
+        let (outputs, files): (Vec<_>, Vec<_>) = reached.into_iter().unzip();
+        let (job, position, counts) = (self.job.clone(), self.position, self.counts.clone());
+        let journal = Journal { job, position, outputs, counts };
+        Ok(saver::Work { files: files.into_iter().flatten().collect(), journal })
     }
 
     pub(super) fn check_not_empty(&self) -> Result<()> {

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::chunks::{Chunk, Chunks, Position};
+use super::chunks::{Chunk, Chunks, Filled, Position};
 use super::inputs::{Format, Input, Meter, Parquet};
+use super::texts::Texts;
 use super::{place, work};
 use crate::error::{Error, Result};
 
@@ -68,10 +69,10 @@ impl Documents {
 
     fn add(&self, batch: &mut Batch, chunk: &Chunk, bytes: &[u8], line: Option<u64>) -> Result<()> {
         let path = &self.chunks.input(chunk).path;
-        match work::texts(bytes, chunk.format, &self.key) {
-            Ok(texts) => {
-                let texts =
-                    texts.into_iter().map(|text| Document { text: text.into_owned(), path: path.clone(), line });
+        let mut texts = Texts::default();
+        match work::texts(bytes, chunk.format, &self.key, &mut texts) {
+            Ok(()) => {
+                let texts = texts.iter().map(|text| Document { text: text.to_owned(), path: path.clone(), line });
                 batch.documents.extend(texts);
             }
             Err(what) if self.skip => batch.errors.push(format!("{}: {what}", place(path, line))),
@@ -88,7 +89,7 @@ impl Iterator for Documents {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let chunk = self.chunks.next()?;
+        let chunk = self.chunks.next(Filled::default()).transpose()?;
         Some(chunk.and_then(|chunk| self.batch(&chunk)))
     }
 }

@@ -124,7 +124,12 @@ pub(super) struct Walker {
     /// Bits of the places that were given up.
     dead: Vec<u64>,
     chain: Chain,
+    /// What was found out about pairs: left, right and the answer, at a place told by the pair.
+    known: Vec<u64>,
 }
+
+/// Pairs that are remembered.
+const PAIRS: usize = 1 << 14;
 
 impl Walker {
     /// Leaves the tokens of `text` in `tokens`; `false` where it has a symbol without token.
@@ -163,8 +168,25 @@ impl Walker {
             return false;
         }
         match self.tokens.last() {
-            Some(last) => cover.stays_apart(merges, &mut self.chain, *last, token),
+            Some(last) => self.stays_apart(cover, merges, *last, token),
             None => true,
         }
+    }
+
+    /// As `Cover::stays_apart`: text repeats its pairs.
+    #[inline]
+    fn stays_apart(&mut self, cover: &Cover, merges: &Merges, left: u32, right: u32) -> bool {
+        // Ids have at most 24 bits; 0 is no pair.
+        let pair = (u64::from(left) << 32 | u64::from(right)) + 1;
+        let slot = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PAIRS.trailing_zeros())) as usize;
+        let Some(known) = self.known.get_mut(slot) else {
+            self.known.resize(PAIRS, 0);
+            return cover.stays_apart(merges, &mut self.chain, left, right);
+        };
+        if *known >> 1 != pair {
+            let apart = cover.stays_apart(merges, &mut self.chain, left, right);
+            *known = pair << 1 | u64::from(apart);
+        }
+        *known & 1 == 1
     }
 }

@@ -14,6 +14,7 @@ mod names;
 mod normalize;
 mod offsets;
 mod pattern;
+mod precompiled;
 mod read;
 mod split;
 mod text;
@@ -29,9 +30,13 @@ use text::{Span, Text};
 use unigram::{Finder, Unigram};
 
 pub use read::SpecialTokens;
-pub(super) use read::{is_json, read};
+pub(super) use read::{is_json, of_export, read};
 
 use crate::error::Result;
+use crate::interrupt::Interrupt;
+
+/// Words between two questions whether to stop.
+const PATIENCE: usize = 4096;
 
 /// What a `tokenizer.json` describes.
 pub(super) struct Pipeline {
@@ -61,13 +66,6 @@ pub(super) struct Worker {
     finder: Finder,
     merger: Merger,
     lossy: String,
-}
-
-/// A token and the bytes of the input that it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Placed {
-    pub(super) id: u32,
-    pub(super) span: Span,
 }
 
 impl Pipeline {
@@ -106,7 +104,7 @@ impl Worker {
     }
 
     /// One that knows the places of tokens.
-    fn tracked() -> Self {
+    pub(super) fn tracked() -> Self {
         Self::with(true)
     }
 
@@ -122,29 +120,37 @@ impl Worker {
         }
     }
 
-    /// Appends the ids of `text`; a byte that is not UTF-8 counts as U+FFFD.
-    pub(super) fn encode(&mut self, pipeline: &Pipeline, text: &[u8], out: &mut Vec<u32>) {
+    /// Appends the ids of `text`; a byte that is not UTF-8 counts as U+FFFD. An interruption leaves
+    /// some out.
+    pub(super) fn encode(&mut self, pipeline: &Pipeline, text: &[u8], interrupt: Interrupt<'_>, out: &mut Vec<u32>) {
         match std::str::from_utf8(text) {
-            Ok(text) => self.run(pipeline, text, |id, _| out.push(id)),
+            Ok(text) => self.run(pipeline, text, interrupt, |id, _| out.push(id)),
             Err(_) => {
                 let mut lossy = std::mem::take(&mut self.lossy);
                 lossy.clear();
                 super::utf8::push_lossy(&mut lossy, text);
-                self.run(pipeline, &lossy, |id, _| out.push(id));
+                self.run(pipeline, &lossy, interrupt, |id, _| out.push(id));
                 self.lossy = lossy;
             }
         }
     }
 
-    fn run(&mut self, pipeline: &Pipeline, text: &str, mut give: impl FnMut(u32, Span)) {
+    fn run(&mut self, pipeline: &Pipeline, text: &str, interrupt: Interrupt<'_>, mut give: impl FnMut(u32, Span)) {
         pipeline.raw.split(text, |part| match part {
             Part::Token { id, from, to } => give(id, (from, to)),
-            Part::Text { from, to } => self.run_part(pipeline, &text[from..to], from, &mut give),
+            Part::Text { from, to } => self.run_part(pipeline, &text[from..to], from, interrupt, &mut give),
         });
     }
 
     /// A part of the input that begins at its byte `at`.
-    fn run_part(&mut self, pipeline: &Pipeline, text: &str, at: usize, give: &mut impl FnMut(u32, Span)) {
+    fn run_part(
+        &mut self,
+        pipeline: &Pipeline,
+        text: &str,
+        at: usize,
+        interrupt: Interrupt<'_>,
+        give: &mut impl FnMut(u32, Span),
+    ) {
         self.part.set_input(text, at);
         normalize::run(&pipeline.normalizer, &mut self.part, &mut self.spare);
         let Self { part, splitter, finder, merger, .. } = self;
@@ -154,12 +160,15 @@ impl Worker {
                 splitter.begin(part, from, to);
                 splitter.run(&pipeline.splits, at == 0 && from == 0);
                 let Splitter { text, words, .. } = &*splitter;
-                for &(begin, end) in words {
+                for (number, &(begin, end)) in words.iter().enumerate() {
+                    if number % PATIENCE == PATIENCE - 1 && interrupt.check().is_err() {
+                        return;
+                    }
                     let word = &text.text[begin..end];
                     let give = |id, from, to| give(id, text.span_of(begin + from, begin + to));
                     match &pipeline.model {
                         Model::Bpe(model) => merger.run(model, word, give),
-                        Model::Unigram(model) => finder.run(model, &pipeline.names, word, give),
+                        Model::Unigram(model) => finder.run(model, &pipeline.names, word, interrupt, give),
                     }
                 }
             }

@@ -7,6 +7,7 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is
 
 use super::json::At;
 use super::pattern::Pattern;
+use super::precompiled::Precompiled;
 use super::text::Text;
 use crate::error::Result;
 
@@ -14,6 +15,8 @@ pub(super) enum Step {
     Replace { pattern: Pattern, content: String },
     Prepend(String),
     Compose(Form),
+    Precompiled(Box<Precompiled>),
+    Strip { left: bool, right: bool },
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +52,13 @@ fn read_into(at: &At<'_>, steps: &mut Vec<Step>, names: &mut Vec<&'static str>) 
             let pattern = replaced(&at.need("pattern")?)?;
             ("Replace", Step::Replace { pattern, content: at.need_text("content")?.to_owned() })
         }
+        "Precompiled" => ("Precompiled", Step::Precompiled(Box::new(Precompiled::read(at)?))),
+        "Strip" => {
+            let side = |key| {
+                at.need(key)?.value().as_bool().ok_or_else(|| at.wrong(&format!("{key:?} must be true or false")))
+            };
+            ("Strip", Step::Strip { left: side("strip_left")?, right: side("strip_right")? })
+        }
         other => return Err(at.refused(&format!("the normalizer {other}"))),
     };
     steps.push(step);
@@ -80,6 +90,8 @@ pub(super) fn run(steps: &[Step], text: &mut Text, spare: &mut Text) {
             }
             Step::Compose(form) if form.is_normal(&text.text) => continue,
             Step::Compose(form) => form.compose(text, spare),
+            Step::Precompiled(map) => map.run(text, spare),
+            Step::Strip { left, right } => strip(*left, *right, text, spare),
         }
         swap(text, spare);
     }
@@ -93,6 +105,12 @@ fn replace(pattern: &Pattern, content: &str, text: &Text, out: &mut Text) {
         done = end;
     });
     out.push_part(text, done, text.text.len());
+}
+
+fn strip(left: bool, right: bool, text: &Text, out: &mut Text) {
+    let end = if right { text.text.trim_end().len() } else { text.text.len() };
+    let start = if left { end - text.text[..end].trim_start().len() } else { 0 };
+    out.push_part(text, start, end);
 }
 
 impl Form {

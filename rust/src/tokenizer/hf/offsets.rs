@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use super::super::utf8::first_char;
 use super::json::At;
 use super::text::Span;
-use super::{Pipeline, Placed, Worker};
+use super::{Pipeline, Worker};
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 
 /// A post-processor that takes white space off the places of tokens.
 #[derive(Debug, Clone, Copy)]
@@ -78,22 +79,25 @@ impl<'t> Lossy<'t> {
     }
 }
 
-impl Pipeline {
-    /// The tokens of `text` with their places.
-    pub(in super::super) fn tokens(&self, text: &[u8]) -> Vec<Placed> {
-        let mut worker = Worker::tracked();
-        let mut tokens = Vec::new();
+impl Worker {
+    /// Gives the tokens of `text` with their places; after an interruption, some.
+    pub(in super::super) fn place(
+        &mut self,
+        pipeline: &Pipeline,
+        text: &[u8],
+        interrupt: Interrupt<'_>,
+        mut give: impl FnMut(u32, Span),
+    ) {
         let lossy = Lossy::new(text);
-        worker.run(self, &lossy.text, |id, span| tokens.push(Placed { id, span }));
-        for (at, placed) in tokens.iter_mut().enumerate() {
-            let Placed { id, span } = placed;
-            if let (Some(trim), Ok(token)) = (self.trim, self.names.text(*id, at)) {
+        let mut number = 0;
+        self.run(pipeline, &lossy.text, interrupt, |id, mut span| {
+            if let (Some(trim), Ok(token)) = (pipeline.trim, pipeline.names.text(id, number)) {
                 // An added token counts with the spaces that it took.
-                let token = if self.names.is_added(*id) { &lossy.text[span.0..span.1] } else { token };
-                trim.apply(at == 0, token, &lossy.text, span);
+                let token = if pipeline.names.is_added(id) { &lossy.text[span.0..span.1] } else { token };
+                trim.apply(number == 0, token, &lossy.text, &mut span);
             }
-            placed.span = (lossy.origin(placed.span.0), lossy.origin(placed.span.1));
-        }
-        tokens
+            number += 1;
+            give(id, (lossy.origin(span.0), lossy.origin(span.1)));
+        });
     }
 }

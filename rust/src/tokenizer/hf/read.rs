@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::model_file::{Kind, Piece};
+use super::super::model_file::{Kind, MAX_SCORE, Piece};
 use super::added::{AddedToken, Matcher};
 use super::bpe::Bpe;
 use super::decode::Decoder;
@@ -99,7 +99,20 @@ impl Reading {
 pub(in super::super) fn read(bytes: &[u8], specials: &SpecialTokens) -> Result<Reading> {
     let json: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::Tokenizer(format!("tokenizer.json: this is no sound JSON: {error}")))?;
-    let root = At::root(&json);
+    of_value(&json, specials)
+}
+
+/// The pipeline of what `export` writes, with special tokens not looked for in text.
+///
+/// # Errors
+/// As `read`.
+pub(in super::super) fn of_export(mut json: Value) -> Result<Pipeline> {
+    json["added_tokens"] = Value::Null;
+    Ok(of_value(&json, &SpecialTokens::default())?.pipeline)
+}
+
+fn of_value(json: &Value, specials: &SpecialTokens) -> Result<Reading> {
+    let root = At::root(json);
     let model = root.get("model").ok_or_else(|| {
         root.wrong("\"model\" is missing; is it a `tokenizer.json` or a SentencePiece `.model` file?")
     })?;
@@ -173,8 +186,8 @@ fn unigram(model: &At<'_>, added: &[AddedToken<'_>]) -> Result<Parts> {
         let (text, score) = read()
             .filter(|_| pair.as_array().is_some_and(|pair| pair.len() == 2))
             .ok_or_else(|| at.wrong(&format!("token {id} must be [\"token\", score]")))?;
-        if !score.is_finite() {
-            return Err(at.wrong(&format!("the score of token {id} is {score}")));
+        if score.is_nan() || score.abs() > f64::from(MAX_SCORE) {
+            return Err(at.wrong(&format!("the score of token {id} is {score}, not within {MAX_SCORE:e}")));
         }
         vocab.push((text, score));
     }

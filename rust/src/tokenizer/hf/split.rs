@@ -22,6 +22,8 @@ pub(super) enum Step {
         each: bool,
     },
     Metaspace(Metaspace),
+    /// White space goes.
+    Spaces,
 }
 
 /// What becomes of a match.
@@ -103,6 +105,7 @@ fn read_into(at: &At<'_>, steps: &mut Vec<Step>, byte_level: &mut bool) -> Resul
             prepend: Prepend::read(at)?,
             split: at.flag("split", true)?,
         })),
+        "WhitespaceSplit" => steps.push(Step::Spaces),
         other => return Err(at.refused(&format!("the pre-tokenizer {other}"))),
     }
     Ok(())
@@ -166,6 +169,12 @@ impl Splitter {
                     Behavior::Isolated.cut(text, find, false, out);
                 }),
                 Step::Metaspace(metaspace) => self.metaspace(metaspace, at_start),
+                Step::Spaces => self.each_word(|text, out| {
+                    let find = |each: &mut dyn FnMut(usize, usize)| {
+                        text.match_indices(char::is_whitespace).for_each(|(at, found)| each(at, at + found.len()));
+                    };
+                    Behavior::Removed.cut(text, find, false, out);
+                }),
             }
         }
     }

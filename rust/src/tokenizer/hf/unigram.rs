@@ -1,9 +1,11 @@
 //! Unigram models as `tokenizers` runs them: sums in f64, every token of the vocabulary can match.
 
 use super::super::automaton::{Automaton, Entry};
-use super::super::unigram::{HuggingFace, Search, Step};
+use super::super::unigram::{HuggingFace, Plain, Search, Step};
+use super::super::worker::Watched;
 use super::names::Names;
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 
 /// What an unknown character costs below the worst token.
 const UNKNOWN_PENALTY: f64 = 10.0;
@@ -17,7 +19,7 @@ pub(super) struct Unigram {
 
 impl Unigram {
     /// # Errors
-    /// `Tokenizer` for what no automaton can be made of.
+    /// `UnsupportedModel` for what no automaton can be made of.
     pub(super) fn new(vocab: &[(&str, f64)], unknown: u32, bytes: Option<Box<[Option<u32>; 256]>>) -> Result<Self> {
         let lowest = vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
         let tokens = vocab.iter().enumerate().filter(|(_, (text, _))| !text.is_empty());
@@ -34,10 +36,18 @@ pub(super) struct Finder {
 
 impl Finder {
     /// Gives the tokens of `word` with their places in it.
-    pub(super) fn run(&mut self, model: &Unigram, names: &Names, word: &str, mut give: impl FnMut(u32, usize, usize)) {
+    pub(super) fn run(
+        &mut self,
+        model: &Unigram,
+        names: &Names,
+        word: &str,
+        interrupt: Interrupt<'_>,
+        mut give: impl FnMut(u32, usize, usize),
+    ) {
         let steps = &mut self.steps;
         steps.clear();
-        self.search.run(&model.automaton, word, |search| search.backwards(|step| steps.push(step)));
+        let source = Watched::new(Plain(word), interrupt);
+        self.search.run(&model.automaton, source, |search| search.backwards(|step| steps.push(step)));
         let mut at = 0;
         // Unknown characters side by side are one token.
         let mut unknown_from = None;

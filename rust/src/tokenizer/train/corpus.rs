@@ -19,6 +19,8 @@ const OUTSIDE_CHAR: char = '\u{2585}';
 const CODE_POINTS: usize = 0x11_0000;
 /// Sentences that a task normalises at a time.
 const RUN: usize = 256;
+/// How often a sentence may occur: with the characters of a text it stays within 64 bits.
+const MAX_FREQ: u64 = u32::MAX as u64;
 
 /// What became of the input.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,9 +49,11 @@ pub struct Corpus {
     normalizer: Normalizer,
     symbols: Symbols,
     meta: usize,
-    /// Code points of all sentences, and where each ends.
+    /// Code points of all sentences, where each ends and how often it occurs.
     points: Vec<u32>,
     ends: Vec<usize>,
+    freqs: Vec<u64>,
+    /// Weighted by the frequencies.
     counts: Vec<u64>,
     sample: Option<Sample>,
     report: Report,
@@ -79,6 +83,7 @@ impl Corpus {
             meta: meta.len(),
             points: Vec::new(),
             ends: Vec::new(),
+            freqs: Vec::new(),
             counts: vec![0; CODE_POINTS],
             sample: Sample::new(options),
             report: Report::default(),
@@ -92,35 +97,55 @@ impl Corpus {
     }
 
     /// # Errors
-    /// `Interrupted`.
+    /// `Tokenizer` for a line that is not what `tsv` promises; `Interrupted`.
     pub fn add(&mut self, sentences: &[&str], progress: &Progress<'_>) -> Result<()> {
         let mut parts = Vec::with_capacity(sentences.len());
-        for sentence in sentences.iter().filter(|s| !s.is_empty()) {
+        for line in sentences.iter().filter(|s| !s.is_empty()) {
+            let (sentence, freq) = if self.options.tsv { self.with_freq(line)? } else { (*line, 1) };
+            if sentence.is_empty() {
+                continue;
+            }
             self.report.sentences += 1;
             self.report.bytes += sentence.len() as u64;
             self.report.reserved_sentences += u64::from(sentence.contains(OUTSIDE_CHAR));
             if sentence.len() <= self.options.max_sentence_length {
-                parts.push(*sentence);
+                parts.push((sentence, freq));
                 continue;
             }
             let cut = cut::parts(sentence, self.options.max_sentence_length);
             self.report.long_sentences += 1;
             self.report.long_parts += cut.len() as u64;
-            parts.extend(cut);
+            parts.extend(cut.into_iter().map(|part| (part, freq)));
         }
         match &mut self.sample {
-            Some(sample) => parts.iter().for_each(|part| sample.offer(part)),
+            Some(sample) => parts.iter().for_each(|(part, freq)| sample.offer(part, *freq)),
             None => self.take(&parts, progress)?,
         }
         progress.check()
     }
 
+    /// A sentence, a tab, a count.
+    fn with_freq<'t>(&self, line: &'t str) -> Result<(&'t str, u64)> {
+        let read = || {
+            let (sentence, freq) = line.split_once('\t')?;
+            let freq: u64 = freq.trim_ascii().parse().ok()?;
+            (1..=MAX_FREQ).contains(&freq).then_some((sentence, freq))
+        };
+        read().ok_or_else(|| {
+            let (number, start) = (self.report.sentences + 1, line.chars().take(40).collect::<String>());
+            Error::Tokenizer(format!(
+                "with input_format \"tsv\" a line is a sentence, a tab and a count from 1 to {MAX_FREQ}; line {number} \
+                 (without empty ones) is not: {start:?}"
+            ))
+        })
+    }
+
     /// Normalises and stores.
-    fn take(&mut self, parts: &[&str], progress: &Progress<'_>) -> Result<()> {
-        let run = |run: &[&str]| {
+    fn take(&mut self, parts: &[(&str, u64)], progress: &Progress<'_>) -> Result<()> {
+        let run = |run: &[(&str, u64)]| {
             progress.check()?;
             let (mut out, mut points, mut ends) = (Normalized::default(), Vec::new(), Vec::new());
-            for part in run {
+            for (part, _) in run {
                 self.normalizer.normalize(part.as_bytes(), &mut out);
                 self.push_points(&out.text, &mut points);
                 ends.push(points.len());
@@ -128,14 +153,15 @@ impl Corpus {
             Ok((points, ends))
         };
         let runs: Vec<Result<(Vec<u32>, Vec<usize>)>> = parts.par_chunks(RUN).map(run).collect();
-        for run in runs {
+        for (run, parts) in runs.into_iter().zip(parts.chunks(RUN)) {
             let (points, ends) = run?;
-            let (start, mut last) = (self.points.len(), self.points.len());
-            points.iter().for_each(|point| self.counts[*point as usize] += 1);
+            let (start, mut last) = (self.points.len(), 0);
             self.points.extend_from_slice(&points);
-            for end in ends.into_iter().map(|end| start + end) {
+            for (end, (_, freq)) in ends.into_iter().zip(parts).filter(|(end, _)| *end > 0) {
                 if end > last {
-                    self.ends.push(end);
+                    points[last..end].iter().for_each(|point| self.counts[*point as usize] += freq);
+                    self.ends.push(start + end);
+                    self.freqs.push(*freq);
                     last = end;
                 }
             }
@@ -143,8 +169,21 @@ impl Corpus {
         Ok(())
     }
 
-    /// The code points of `text`, a boundary for each reserved string.
+    /// The code points of `text`, a boundary for each reserved string and each delimiter.
     fn push_points(&self, text: &str, points: &mut Vec<u32>) {
+        let delimiter = &self.options.pretokenization_delimiter;
+        if delimiter.is_empty() {
+            return self.push_cut(text, points);
+        }
+        let mut marked = Vec::new();
+        self.push_cut(text, &mut marked);
+        let marked: String = marked.into_iter().filter_map(char::from_u32).collect();
+        let cut = marked.replace(delimiter.as_str(), BOUNDARY_CHAR.encode_utf8(&mut [0; 4]));
+        points.extend(cut.chars().map(u32::from));
+    }
+
+    /// With a boundary for each reserved string.
+    fn push_cut(&self, text: &str, points: &mut Vec<u32>) {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
             let symbol = self.symbols.longest(rest.as_bytes());
@@ -159,14 +198,15 @@ impl Corpus {
     pub fn finish(mut self, progress: &Progress<'_>) -> Result<(Text, Report)> {
         if let Some(sample) = self.sample.take() {
             for batch in sample.kept.chunks(1 << 12) {
-                self.take(&batch.iter().map(String::as_str).collect::<Vec<_>>(), progress)?;
+                self.take(&batch.iter().map(|(text, freq)| (text.as_str(), *freq)).collect::<Vec<_>>(), progress)?;
             }
         }
         if self.points.is_empty() {
             return Err(Error::Tokenizer("there is no text to train on".to_owned()));
         }
         let alphabet = self.alphabet();
-        let needed = alphabet.len() + self.meta;
+        // Characters that are chosen later may be left out.
+        let needed = self.meta + if self.options.auto_character_coverage { 0 } else { alphabet.len() };
         if needed > self.options.vocab_size {
             return Err(Error::Tokenizer(format!(
                 "vocab_size {} is too small: {} characters and {} special pieces must be in it; raise it to {needed} \
@@ -195,7 +235,8 @@ impl Corpus {
         let mut alphabet = Vec::new();
         for (point, count) in &found {
             // In f32, as the reference compares: the last bit decides on a character.
-            if (covered as f64 / all as f64) as f32 >= self.options.character_coverage {
+            let coverage = (covered as f64 / all as f64) as f32;
+            if coverage >= self.options.character_coverage && !self.options.auto_character_coverage {
                 break;
             }
             covered += count;
@@ -218,8 +259,10 @@ impl Corpus {
         for (code, (point, _)) in (FIRST..).zip(alphabet) {
             codes[*point as usize] = code;
         }
-        let Self { mut points, ends, counts, report, .. } = self;
-        let total = points.len() as u64;
+        let Self { mut points, ends, freqs, counts, report, .. } = self;
+        let mut start = 0;
+        let weigh = |(end, freq): (&usize, &u64)| (*end - std::mem::replace(&mut start, *end)) as u64 * freq;
+        let total: u64 = ends.iter().zip(&freqs).map(weigh).sum();
         points.par_chunks_mut(1 << 20).try_for_each(|run| {
             run.iter_mut().for_each(|point| *point = codes[*point as usize]);
             progress.check()
@@ -230,7 +273,6 @@ impl Corpus {
         let first = [(BOUNDARY_CHAR, boundaries), (OUTSIDE_CHAR, total - known - boundaries)];
         let rest = alphabet.iter().map(|(point, count)| (char::from_u32(*point).unwrap_or(OUTSIDE_CHAR), *count));
         let (chars, counts) = first.into_iter().chain(rest).unzip();
-        let freqs = vec![1; ends.len()];
         Ok((Text { chars, counts, codes: points, ends, freqs }, report))
     }
 }
@@ -240,7 +282,7 @@ struct Sample {
     size: usize,
     shuffle: bool,
     seen: u64,
-    kept: Vec<String>,
+    kept: Vec<(String, u64)>,
 }
 
 impl Sample {
@@ -249,14 +291,14 @@ impl Sample {
         (size > 0).then(|| Self { size, shuffle: options.shuffle_input_sentence, seen: 0, kept: Vec::new() })
     }
 
-    fn offer(&mut self, sentence: &str) {
+    fn offer(&mut self, sentence: &str, freq: u64) {
         self.seen += 1;
         if self.kept.len() < self.size {
-            self.kept.push(sentence.to_owned());
+            self.kept.push((sentence.to_owned(), freq));
         } else if self.shuffle {
             let place = (u128::from(scramble(self.seen)) * u128::from(self.seen)) >> 64;
             if let Some(kept) = self.kept.get_mut(place as usize) {
-                sentence.clone_into(kept);
+                *kept = (sentence.to_owned(), freq);
             }
         }
     }

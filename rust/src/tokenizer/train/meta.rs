@@ -111,6 +111,16 @@ pub(super) fn check(options: &Options) -> Result<()> {
     range("max_sentencepiece_length", options.max_sentencepiece_length as f64, 1.0, 512.0)?;
     range("max_sentence_length", options.max_sentence_length as f64, 10.0, f64::from(1 << 30))?;
     range("num_threads", options.num_threads as f64, 0.0, 1024.0)?;
+    if options.auto_character_coverage {
+        let needs = [
+            (options.model_type == ModelType::Bpe, "model_type bpe"),
+            (options.byte_fallback, "byte_fallback"),
+            (options.required_chars.is_empty(), "required_chars to be empty"),
+        ];
+        if let Some((_, what)) = needs.iter().find(|(met, _)| !met) {
+            return Err(Error::Tokenizer(format!("auto_character_coverage needs {what}")));
+        }
+    }
     if options.model_type == ModelType::Unigram {
         range("num_sub_iterations", options.num_sub_iterations as f64, 1.0, 10.0)?;
         range("shrinking_factor", f64::from((options.shrinking_factor * 1e6).round() / 1e6), 0.5, 0.95)?;

@@ -13,6 +13,10 @@ pub struct Options {
     pub model_type: ModelType,
     /// The share of all characters that the alphabet must cover.
     pub character_coverage: f32,
+    /// BPE: the alphabet is chosen together with the merges, for the fewest tokens.
+    pub auto_character_coverage: bool,
+    /// Whether a line is a sentence, a tab and how often the sentence occurs.
+    pub tsv: bool,
     /// 0: all sentences; else a sample of so many (`shuffle_input_sentence`), or the first.
     pub input_sentence_size: usize,
     pub shuffle_input_sentence: bool,
@@ -32,6 +36,8 @@ pub struct Options {
     pub split_by_whitespace: bool,
     pub split_by_number: bool,
     pub split_digits: bool,
+    /// No piece crosses this string in normalised text, or holds it.
+    pub pretokenization_delimiter: String,
     pub treat_whitespace_as_suffix: bool,
     pub allow_whitespace_only_pieces: bool,
     pub control_symbols: Vec<String>,
@@ -65,6 +71,8 @@ impl Default for Options {
             vocab_size: 8000,
             model_type: ModelType::Unigram,
             character_coverage: 0.9995,
+            auto_character_coverage: false,
+            tsv: false,
             input_sentence_size: 0,
             shuffle_input_sentence: true,
             seed_sentencepiece_size: 1_000_000,
@@ -77,6 +85,7 @@ impl Default for Options {
             split_by_whitespace: true,
             split_by_number: true,
             split_digits: false,
+            pretokenization_delimiter: String::new(),
             treat_whitespace_as_suffix: false,
             allow_whitespace_only_pieces: false,
             control_symbols: Vec::new(),
@@ -121,14 +130,16 @@ enum Slot<'a> {
     Text(&'a mut String),
     List(&'a mut Vec<String>),
     Type(&'a mut ModelType),
+    Tsv(&'a mut bool),
 }
 
 impl Options {
-    /// All names, in SentencePiece's spelling.
-    pub const NAMES: [&'static str; 36] = [
+    /// All names, in SentencePiece's spelling, but `input_format`, which tells of files too.
+    pub const NAMES: [&'static str; 38] = [
         "vocab_size",
         "model_type",
         "character_coverage",
+        "auto_character_coverage",
         "input_sentence_size",
         "shuffle_input_sentence",
         "seed_sentencepiece_size",
@@ -141,6 +152,7 @@ impl Options {
         "split_by_whitespace",
         "split_by_number",
         "split_digits",
+        "pretokenization_delimiter",
         "treat_whitespace_as_suffix",
         "allow_whitespace_only_pieces",
         "control_symbols",
@@ -184,6 +196,8 @@ impl Options {
             "vocab_size" => Slot::Size(&mut self.vocab_size),
             "model_type" => Slot::Type(&mut self.model_type),
             "character_coverage" => Slot::Share(&mut self.character_coverage),
+            "auto_character_coverage" => Slot::Flag(&mut self.auto_character_coverage),
+            "input_format" => Slot::Tsv(&mut self.tsv),
             "input_sentence_size" => Slot::Size(&mut self.input_sentence_size),
             "shuffle_input_sentence" => Slot::Flag(&mut self.shuffle_input_sentence),
             "seed_sentencepiece_size" => Slot::Size(&mut self.seed_sentencepiece_size),
@@ -196,6 +210,7 @@ impl Options {
             "split_by_whitespace" => Slot::Flag(&mut self.split_by_whitespace),
             "split_by_number" => Slot::Flag(&mut self.split_by_number),
             "split_digits" => Slot::Flag(&mut self.split_digits),
+            "pretokenization_delimiter" => Slot::Text(&mut self.pretokenization_delimiter),
             "treat_whitespace_as_suffix" => Slot::Flag(&mut self.treat_whitespace_as_suffix),
             "allow_whitespace_only_pieces" => Slot::Flag(&mut self.allow_whitespace_only_pieces),
             "control_symbols" => Slot::List(&mut self.control_symbols),
@@ -260,6 +275,13 @@ impl Slot<'_> {
                     Value::Text(text) if text == "unigram" => ModelType::Unigram,
                     Value::Text(text) if text == "bpe" => ModelType::Bpe,
                     _ => return Err("unigram or bpe"),
+                }
+            }
+            Self::Tsv(slot) => {
+                *slot = match value {
+                    Value::Text(text) if text == "tsv" => true,
+                    Value::Text(text) if text.is_empty() || text == "text" => false,
+                    _ => return Err("text or tsv"),
                 }
             }
         }

@@ -98,6 +98,9 @@ fn trainer_spec(options: &Options, size: usize) -> Vec<u8> {
     };
     spec.integer(3, kind);
     spec.integer(4, size as i64);
+    if options.tsv {
+        spec.text(7, "tsv");
+    }
     if options.character_coverage != plain.character_coverage {
         spec.float(10, options.character_coverage);
     }
@@ -138,6 +141,7 @@ fn flags(spec: &mut Message, options: &Options, plain: &Options) {
             (32, o.vocabulary_output_piece_score),
             (33, o.hard_vocab_limit),
             (35, o.byte_fallback),
+            (55, o.auto_character_coverage),
         ]
     };
     for ((field, value), (_, default)) in flags(options).into_iter().zip(flags(plain)) {
@@ -152,6 +156,9 @@ fn specials(spec: &mut Message, options: &Options, plain: &Options) {
     options.user_defined_symbols.iter().for_each(|symbol| spec.text(31, symbol));
     if !options.required_chars.is_empty() {
         spec.text(36, &options.required_chars);
+    }
+    if !options.pretokenization_delimiter.is_empty() {
+        spec.text(53, &options.pretokenization_delimiter);
     }
     let ids = |o: &Options| [(40, o.unk_id), (41, o.bos_id), (42, o.eos_id), (43, o.pad_id)];
     for ((field, id), (_, default)) in ids(options).into_iter().zip(ids(plain)) {

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 
 use crate::tokenizer::train::Trained;
-use crate::tokenizer::train::text::FIRST;
 
 pub(super) struct Inventory {
     chars: Vec<char>,
@@ -63,9 +62,13 @@ impl Inventory {
         self.codes(symbol).iter().map(|code| self.chars[*code as usize]).collect()
     }
 
-    /// The merged pieces, then the alphabet; each scores one less than the one before.
-    pub(super) fn trained(&self, merged: &[u32]) -> Trained {
-        let symbols = merged.iter().copied().chain(FIRST..self.chars.len() as u32);
+    pub(super) fn chars(&self) -> &[char] {
+        &self.chars
+    }
+
+    /// The merged pieces, then the characters; each scores one less than the one before.
+    pub(super) fn trained(&self, merged: &[u32], characters: impl Iterator<Item = u32>) -> Trained {
+        let symbols = merged.iter().copied().chain(characters);
         Trained { pieces: symbols.enumerate().map(|(rank, symbol)| (self.string(symbol), -(rank as f32))).collect() }
     }
 }

@@ -8,6 +8,7 @@
 //! * For the same reason a pair below a floor can be forgotten until the queue comes down to the
 //!   floor. Then the text is scanned once more with a lower floor.
 
+mod coverage;
 mod inventory;
 mod line;
 mod queue;
@@ -38,14 +39,21 @@ const PLACES_A_CHECK: usize = 1 << 16;
 /// # Errors
 /// `Interrupted`; `Tokenizer` for a text that is too long for 32-bit places.
 pub(super) fn train(text: Text, options: &Options, progress: &Progress<'_>) -> Result<Trained> {
-    let wanted = options.vocab_size.saturating_sub(Meta::new(options)?.len() + text.chars.len() - FIRST as usize);
+    let characters = FIRST..text.chars.len() as u32;
+    let room = options.vocab_size.saturating_sub(Meta::new(options)?.len());
+    let fixed = if options.auto_character_coverage { 0 } else { characters.len() };
+    let (wanted, counts) = (room.saturating_sub(fixed), text.counts.clone());
     // The text is freed before the line is laid out beside its words.
     let words = if options.split_by_whitespace { { text }.split_words(options, progress)? } else { text };
     let mut trainer = Trainer::new(&words, options, wanted, progress)?;
     drop(words);
     let floor = first_floor(&trainer.line);
     let merged = trainer.run(floor, progress)?;
-    Ok(trainer.inventory.trained(&merged))
+    if options.auto_character_coverage {
+        let choice = coverage::choose(&trainer.inventory, &merged, &trainer.gains, &counts, room);
+        return Ok(trainer.inventory.trained(&merged[..choice.merges], choice.characters.into_iter()));
+    }
+    Ok(trainer.inventory.trained(&merged, characters))
 }
 
 /// How the floor begins: `None` for no floor at all.
@@ -65,6 +73,8 @@ struct Trainer {
     queue: Queue,
     tally: Tally,
     wanted: usize,
+    /// How often each pair that was merged occurred.
+    gains: Vec<u64>,
 }
 
 impl Trainer {
@@ -79,6 +89,7 @@ impl Trainer {
             queue: Queue::default(),
             tally: Tally::default(),
             wanted,
+            gains: Vec::new(),
         })
     }
 
@@ -119,6 +130,7 @@ impl Trainer {
                 }
                 continue;
             }
+            self.gains.push(count);
             merged.push(self.accept(&pair, progress)?);
         }
         Ok(())

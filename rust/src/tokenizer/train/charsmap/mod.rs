@@ -1,48 +1,63 @@
 //! The character maps of SentencePiece's named normalisers, made from Unicode data (version 17).
+//!
+//! Making one takes longer than many a training, so they stand here made; a test makes them anew from `rules` and
+//! compares.
 
+#[cfg(test)]
 mod compile;
+#[cfg(test)]
 mod folds;
+#[cfg(test)]
 mod rules;
-
-use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-const NAMES: [&str; 4] = ["nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"];
+/// Name and map, compressed.
+const MAPS: [(&str, &[u8]); 4] = [
+    ("nfkc", include_bytes!("nfkc.zst")),
+    ("nmt_nfkc", include_bytes!("nmt_nfkc.zst")),
+    ("nfkc_cf", include_bytes!("nfkc_cf.zst")),
+    ("nmt_nfkc_cf", include_bytes!("nmt_nfkc_cf.zst")),
+];
 
-/// The precompiled map of a normaliser; empty for `identity`. Made at the first call (a fraction of
-/// a second), then kept.
+/// The precompiled map of a normaliser; empty for `identity`.
 ///
 /// # Errors
 /// `Config` for a name that is not known.
-pub fn named_charsmap(name: &str) -> Result<&'static [u8]> {
-    static MAPS: [OnceLock<Vec<u8>>; 4] = [const { OnceLock::new() }; 4];
+pub fn named_charsmap(name: &str) -> Result<Vec<u8>> {
     if name == "identity" {
-        return Ok(&[]);
+        return Ok(Vec::new());
     }
-    let at = NAMES.iter().position(|known| *known == name);
-    let at = at.ok_or_else(|| {
-        let known = NAMES.join(", ");
-        Error::Config(format!("normalization_rule_name must be identity, {known}, not {name:?}"))
-    })?;
-    if let Some(map) = MAPS[at].get() {
-        return Ok(map);
-    }
-    let map = compile::compile(&rules::rules(name.starts_with("nmt"), name.ends_with("_cf")))?;
-    Ok(MAPS[at].get_or_init(|| map))
+    let Some((_, packed)) = MAPS.iter().find(|(known, _)| *known == name) else {
+        let known = MAPS.map(|(name, _)| name).join(", ");
+        return Err(Error::Config(format!("normalization_rule_name must be identity, {known}, not {name:?}")));
+    };
+    zstd::decode_all(*packed).map_err(|e| Error::Internal(format!("the character map of {name}: {e}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::tokenizer::charsmap::Charsmap;
 
     #[test]
     fn every_rule_is_found_and_nothing_else() {
-        for (name, nmt, fold) in [("nfkc", false, false), ("nmt_nfkc_cf", true, true)] {
-            let blob = named_charsmap(name).expect("a known name");
-            let map = Charsmap::new(blob).expect("a sound map");
-            let rules = rules::rules(nmt, fold);
+        for (name, _) in MAPS {
+            let rules = rules::rules(name.starts_with("nmt"), name.ends_with("_cf"));
+            let blob = compile::compile(&rules).expect("few rules");
+            if std::env::var_os("LLMJP_WRITE_CHARSMAPS").is_some() {
+                let place = Path::new(file!()).with_file_name(format!("{name}.zst"));
+                let packed = zstd::encode_all(blob.as_slice(), 22).expect("memory");
+                std::fs::write(place, packed).expect("a checkout that can be written");
+                continue;
+            }
+            assert!(
+                named_charsmap(name).expect("a known name") == blob,
+                "the rules of {name} have changed: run this test with LLMJP_WRITE_CHARSMAPS=1"
+            );
+            let map = Charsmap::new(&blob).expect("a sound map");
             assert!(rules.len() > 200_000, "{name} has {} rules", rules.len());
             assert!(blob.len() < 300_000, "{name} takes {} bytes", blob.len());
             for (from, to) in &rules {

@@ -1,0 +1,1 @@
+"""The CUDA kernels, compiled for the host and run thread by thread: docs/cuda.md."""

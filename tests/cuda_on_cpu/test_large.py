@@ -1,0 +1,102 @@
+"""Sizes of real models, and offsets beyond 32 bits in memory of which only a few pages exist."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+
+import pytest
+import torch
+from loss_options import OPTIONS
+from parity import randn
+
+from cuda_on_cpu import (
+    test_adamw,
+    test_column_sums,
+    test_cross_entropy,
+    test_embedding,
+    test_gated_mlp,
+    test_grad_norm,
+    test_layer_norm,
+    test_rms_norm,
+    test_rotary,
+)
+from cuda_on_cpu.checks import Mutant, must_be_caught, mutants
+from cuda_on_cpu.emulator import In, InOut, Kernels, Out, poison
+
+CHECKS: dict[str, Callable[[Kernels], None]] = {
+    "rms_norm": lambda k: test_rms_norm.check(k, (2, 8200, 512, 2), "bfloat16", True),
+    "rms_norm_beyond_registers": lambda k: test_rms_norm.check(k, (2, 8200, 256, 1), "float32", True),
+    "layer_norm": lambda k: test_layer_norm.check(k, (2, 5120, 512, 2), "bfloat16", True),
+    "layer_norm_beyond_registers": lambda k: test_layer_norm.check(k, (3, 5120, 128, 2), "float32", True),
+    "gated_mlp": lambda k: test_gated_mlp.check_gated(k, 2, 5504, 256, (3, 2), "bfloat16", 2),
+    "rotary": lambda k: test_rotary.check(k, (1, 20, 16, 128, 128, 2000), "bfloat16"),
+    "cross_entropy": lambda k: test_cross_entropy.check_case(k, (3, 50_000, 512, 3), "bfloat16", OPTIONS["all"]),
+    "embedding": lambda k: test_embedding.check(k, (1500, 300, 40), "bfloat16"),
+    "adamw": lambda k: test_adamw.check(k, [(9_001, 0.1), (2, 0.0), (2_997, 0.1)], "bfloat16"),
+    "grad_norm": lambda k: test_grad_norm.check_norm(k, (200_001, 512, 24), 1.0),
+    "column_sums": lambda k: test_column_sums.check(k, (3000, 40, 16), "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_sizes_of_real_models(kernels: Kernels, name: str) -> None:
+    CHECKS[name](kernels)
+
+
+NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux
+FAR = 2**31 + 8  # elements
+
+
+def sparse(elements: int) -> torch.Tensor:
+    """f16 zeros; a page exists once it is written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+    return torch.frombuffer(mmap.mmap(-1, 2 * elements, flags=flags), dtype=torch.float16)
+
+
+def check_far_rows(kernels: Kernels) -> None:
+    """Two rows of a tensor that is a little larger than 2³¹ elements, then of one beyond 2³²."""
+    for row in (FAR, 2 * FAR):
+        gate, h = sparse(row + 64), poison(2, 32, dtype=torch.float16)
+        gate[:64], gate[row:] = randn(64, dtype="float16"), randn(64, dtype="float16", seed=1)
+        kernels.launch("gated_mlp_fwd_f16", (1, 2), 32, Out(h), In(gate), In(gate[32:]), 3, 2, 32, row)
+        for n in range(2):
+            assert torch.equal(h[n], gate[n * row : n * row + 32].relu() * gate[n * row + 32 : n * row + 64])
+
+
+def check_far_heads(kernels: Kernels) -> None:
+    cos, sin = test_rotary.tables(2, 16)
+    qkv = sparse(FAR + 32)
+    x = randn(2, 1, 1, 16, dtype="float16")
+    qkv[8:24], qkv[FAR + 8 : FAR + 24] = x[0, 0, 0], x[1, 0, 0]
+    kernels.launch("rotary_f16", 2, 32, InOut(qkv), In(cos), In(sin), 2, FAR, 8, 16, 1, 8, 1, 1, 1.0)
+    want = test_rotary.rotated(x, cos[1:], sin[1:], 16)
+    assert (qkv[8:24] - want[0, 0, 0]).abs().max() < 2e-3 and (
+        qkv[FAR + 8 : FAR + 24] - want[1, 0, 0]
+    ).abs().max() < 2e-3
+    assert not qkv[8:24].equal(x[0, 0, 0])
+
+
+def check_far_table(kernels: Kernels) -> None:
+    d, last = 4096, FAR // 4096
+    table, ids, y = sparse((last + 1) * d), torch.tensor([last], dtype=torch.int32), poison(1, d, dtype=torch.float16)
+    table[last * d :] = randn(d, dtype="float16")
+    kernels.launch("embedding_fwd_f16", 1, 128, Out(y), In(table), In(ids), 1, d)
+    assert torch.equal(y[0], table[last * d :])
+
+
+@pytest.mark.parametrize("check", [check_far_rows, check_far_heads, check_far_table])
+def test_offsets_beyond_32_bits(kernels: Kernels, check: Callable[[Kernels], None]) -> None:
+    check(kernels)
+
+
+FAR_CHECKS = {"gated_mlp": check_far_rows, "rotary": check_far_heads, "embedding": check_far_table}
+
+
+@mutants(
+    Mutant("gated_mlp", "32 bits in an offset", "gate + n * row + i", "gate + unsigned(n * row + i)"),
+    Mutant("rotary", "32 bits in a row", "qkv + n * row + offset", "qkv + int(n * row) + offset"),
+    Mutant("embedding", "32 bits in a table", "table + ids[n] * d + i", "table + ids[n] * int(d) + i"),
+)
+def test_a_mistake_is_seen(mutant: Mutant) -> None:
+    must_be_caught(mutant, FAR_CHECKS[mutant.op])
