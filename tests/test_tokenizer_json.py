@@ -8,6 +8,7 @@ import itertools
 import json
 import lzma
 import pickle
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def documents(shared: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["bytes", "bytes_prefix", "characters", "unigram"])
 def test_trained_by_tokenizers(kind: str) -> None:
     assert different(trained(kind), TEXTS) == []
+
+
+def test_scores_are_read_as_tokenizers_reads_them() -> None:
+    """Orders of the same pieces have the same score but for rounding, and that depends on the last digit read."""
+    rng = random.Random(0)
+    texts = [before + "…" * length for before in ("", "松", "松松") for length in range(2, 12)]
+    for _ in range(200):
+        vocab: list[Any] = [["<unk>", 0.0]]
+        vocab += [[piece, -rng.uniform(2.0, 12.0)] for piece in ("松", "松…", "…", "……", "………")]
+        model = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False}
+        config: Json = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+        config |= {"pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}
+        assert different(config, texts) == []
 
 
 def test_can_fail() -> None:

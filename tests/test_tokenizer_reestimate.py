@@ -145,7 +145,7 @@ def test_llm_jp_models(name: str, shared: Path, tmp_path: Path) -> None:
         ((["<sep>"],), {}, errors.TokenizerError, "<sep>"),
         (([""],), {}, errors.TokenizerError, "empty"),
         ((["a b"],), {}, errors.TokenizerError, "space"),
-        ((["長" * 300],), {}, errors.TokenizerError, "255"),
+        ((["長" * 300],), {}, errors.UnsupportedModelError, "255"),
         (("鯨飲",), {}, errors.UnsupportedInputError, "list of str"),
         ((), {"iterations": 0}, errors.ConfigError, "iterations"),
     ],

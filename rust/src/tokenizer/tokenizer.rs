@@ -398,7 +398,7 @@ fn hugging_face(file: &ModelFile<'_>, bytes: &[u8]) -> Result<Engine> {
         return Ok(Engine::Json(Box::new(hf::of_export(json)?), None));
     }
     // Text is normalised as here, and every piece can match, with its score there.
-    let scores = plain.hugging_face_scores(file);
+    let scores: Vec<f64> = plain.hugging_face_scores(file).into_iter().map(hf::as_read).collect();
     let unknown = scores.iter().copied().fold(f64::MAX, f64::min) - f64::from(UNKNOWN_PENALTY);
     let pieces = file.pieces.iter().zip(scores).enumerate().filter(|(_, (piece, _))| !piece.text.contains(' '));
     let entries: Vec<_> = pieces.map(|(id, (piece, score))| Entry { text: piece.text, id: id as u32, score }).collect();

@@ -11,7 +11,7 @@ use super::names::{MAX_TOKENS, Names};
 use super::offsets::Trim;
 use super::text::Text;
 use super::unigram::Unigram;
-use super::{Model, Pipeline, normalize, split};
+use super::{Model, Pipeline, as_read, normalize, split};
 use crate::error::{Error, Result};
 
 /// Whether a file is JSON rather than a SentencePiece model: an object with a key.
@@ -197,8 +197,9 @@ fn unigram(model: &At<'_>, added: &[AddedToken<'_>]) -> Result<Parts> {
     let unknown = u32::try_from(unknown).ok().filter(|id| (*id as usize) < vocab.len());
     let unknown = unknown.ok_or_else(|| model.wrong("unk_id is outside the vocabulary"))?;
     let bytes = model.flag("byte_fallback", false)?.then(|| names.bytes());
-    let engine = Unigram::new(&vocab, unknown, bytes)?;
     let scores = vocab.iter().map(|(_, score)| *score).collect();
+    vocab.iter_mut().for_each(|(_, score)| *score = as_read(*score));
+    let engine = Unigram::new(&vocab, unknown, bytes)?;
     Ok((names, scores, Some(unknown), Model::Unigram(Box::new(engine))))
 }
 
