@@ -6,7 +6,8 @@
 use std::sync::LazyLock;
 
 use llmjp_core::error::Error;
-use llmjp_core::tokenizer::{Compat, Sampling, Tokenizer};
+use llmjp_core::interrupt::Interrupt;
+use llmjp_core::tokenizer::{Compat, Placed, Sampling, Tokenizer, Unit};
 
 /// What meets the branches of models: spaces, marks, symbols, unknown characters, broken bytes.
 const TEXTS: [&[u8]; 6] = [
@@ -132,21 +133,22 @@ fn both_ways(tokenizer: &Tokenizer, text: &[u8]) {
     sampled(tokenizer, text);
 }
 
-/// Tokens have the ids of encoding; places lie in the text, on characters, one behind the other.
+/// Ids with places are those of encoding; places lie in the text, on characters, one behind the other.
 fn places(tokenizer: &Tokenizer, text: &[u8], ids: &[u32]) {
-    let tokens = tokenizer.worker().tokens(text);
-    let of_tokens: Vec<u32> = tokens.iter().filter_map(|token| token.id).collect();
-    assert_eq!(ids, of_tokens, "ids and tokens differ");
+    let mut placed = Placed::default();
+    tokenizer.worker().place(text, Unit::Bytes, Interrupt::NEVER, &mut placed);
+    assert_eq!(ids, placed.ids, "ids and tokens differ");
+    assert_eq!(ids.len(), placed.places.len());
     let valid = std::str::from_utf8(text).ok();
     let mut before = 0;
-    for token in &tokens {
-        assert!(token.begin <= token.end && token.end <= text.len(), "a place outside the text");
+    for [begin, end] in placed.places.iter().map(|place| place.map(|at| usize::try_from(at).expect("from 0 on"))) {
+        assert!(begin <= end && end <= text.len(), "a place outside the text");
         if let Some(text) = valid {
-            assert!(text.is_char_boundary(token.begin) && text.is_char_boundary(token.end), "a place in a character");
+            assert!(text.is_char_boundary(begin) && text.is_char_boundary(end), "a place in a character");
         }
         if tokenizer.compat() != Compat::HuggingFace {
-            assert!(token.begin >= before, "places go back");
-            before = token.end;
+            assert!(begin >= before, "places go back");
+            before = end;
         }
     }
 }
