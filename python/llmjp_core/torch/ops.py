@@ -35,7 +35,7 @@ def like(x: Tensor) -> Tensor:
     if x.numel() >= _LARGE:
         capsule = _rust.pooled(x)
         if capsule is not None:
-            return from_dlpack(capsule)  # type: ignore[no-any-return]
+            return from_dlpack(capsule)
     return torch.empty_like(x)  # torch.empty(x.shape, dtype=x.dtype): 2.3 us, this: 0.9 us
 
 
