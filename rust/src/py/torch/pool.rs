@@ -36,6 +36,7 @@ struct DlTensor {
 struct DlManagedTensor {
     tensor: DlTensor,
     context: *mut c_void,
+    // SAFETY: called once, with the tensor it stands in, as DLPack says.
     deleter: Option<unsafe extern "C" fn(*mut DlManagedTensor)>,
 }
 
@@ -70,6 +71,9 @@ impl Held {
 }
 
 /// The end of a tensor, on any thread.
+///
+/// # Safety
+/// `managed` is that of a [`Held`] on the heap, and nobody uses it any more.
 unsafe extern "C" fn let_go(managed: *mut DlManagedTensor) {
     // SAFETY: DLPack calls this once, with the pointer that `pooled` made of a boxed `Held`, which begins with it.
     let mut held = unsafe { Box::from_raw(managed.cast::<Held>()) };
@@ -79,6 +83,9 @@ unsafe extern "C" fn let_go(managed: *mut DlManagedTensor) {
 }
 
 /// A capsule that nobody has taken: the consumer renames those that it takes.
+///
+/// # Safety
+/// `capsule` is one that `pooled` made, at its end.
 unsafe extern "C" fn unused(capsule: *mut ffi::PyObject) {
     // SAFETY: Python calls this with the capsule that `pooled` made, whose pointer under this name is a `Held`.
     unsafe {
