@@ -91,6 +91,25 @@ def test_megatrons_llama_tokenizer_adds_bos(tmp_path: Path, capfd: pytest.Captur
 
 
 def test_a_tokenizer_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Encoded here, with the ids of `tokenizers`, special tokens in the text included."""
+    from tokenizer_jsons import hf, trained
+
+    config = trained("bytes")
+    (tmp_path / "tokenizer.json").write_text(config, encoding="utf-8")
+    texts = ["吾輩は猫である。", "<|endoftext|>猫 cat", "名前は\nまだ無い"]
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    out = tmp_path / "o"
+    base = ("--input", path, "--vocab-file", tmp_path / "tokenizer.json", "--output-prefix", out, "--append-eod")
+    assert command(*base, "--tokenizer-type", "HFTokenizer") == 0
+    reference = hf.Tokenizer.from_str(config)
+    eod = reference.token_to_id("<|endoftext|>")
+    want = [[*reference.encode(text, add_special_tokens=False).ids, eod] for text in texts]
+    assert [document.tolist() for document in lc.data.IndexedDataset(f"{out}_text_document")] == want
+    assert "tokenizers" not in capfd.readouterr().err
+
+
+def test_a_tokenizer_json_that_is_not_supported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`tokenizers` encodes, and the command says so."""
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "<eod>": 1}, unk_token="[UNK]"))
     words.save(str(tmp_path / "tokenizer.json"))
@@ -105,6 +124,7 @@ def test_a_tokenizer_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         "--append-eod",
     )
     assert command(*base, "--eod-token", "<eod>") == 0
+    assert "the package `tokenizers` encodes instead" in capfd.readouterr().err
     assert lc.data.IndexedDataset(tmp_path / "o_text_document")[0].tolist() == [0, 1]
     assert command(*base) == 1 and "--eod-token" in capfd.readouterr().err
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedModelError
 from . import Subparsers
 
 if TYPE_CHECKING:
@@ -123,19 +123,26 @@ def _refuse(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> tuple[Any, int | None]:
     """The tokenizer, and its eod where it is asked for."""
     kind = args.tokenizer_type or ("HFTokenizer" if args.vocab_file.endswith(".json") else "SPMTokenizer")
-    if kind in HUGGINGFACE:
-        return _load_huggingface(args)
     from .. import Tokenizer
 
-    tokenizer = Tokenizer.from_file(args.vocab_file)
-    return tokenizer, tokenizer.eod_id(args.eod_token) if args.append_eod else None
+    eod_token = args.eod_token
+    if kind in HUGGINGFACE:
+        eod_token = eod_token or "<|endoftext|>"  # as GPT-NeoX has it, whatever else the file names
+    try:
+        tokenizer = Tokenizer.from_file(args.vocab_file)
+    except UnsupportedModelError as error:
+        if kind not in HUGGINGFACE:
+            raise
+        print(f"llmjp-core preprocess: {error}; the package `tokenizers` encodes instead, slower", file=sys.stderr)
+        return _load_huggingface(args)
+    return tokenizer, tokenizer.eod_id(eod_token) if args.append_eod else None
 
 
 def _load_huggingface(args: argparse.Namespace) -> tuple[Any, int | None]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ConfigError("a tokenizer.json needs the package `tokenizers` (pip install tokenizers)") from error
+        raise ConfigError("that needs the package `tokenizers` (pip install tokenizers)") from error
     try:
         tokenizer = Tokenizer.from_file(args.vocab_file)
     except Exception as error:  # the package raises plain Exception
