@@ -15,7 +15,7 @@ pub(super) const SPACE_SYMBOL: &str = "\u{2581}";
 pub(super) struct Normalizer {
     pub(super) charsmap: Option<Charsmap>,
     pub(super) symbols: Symbols,
-    roles: Roles,
+    pub(super) roles: Roles,
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,
     pub(super) whitespace_as_suffix: bool,

@@ -3,16 +3,17 @@
 //! Most characters of most texts stay as they are. A table says for each which ones do not, or
 //! might not with the character that follows; only these are handed to the normaliser.
 
-use super::charsmap::Role;
 use super::codes::Codes;
 use super::normalizer::Normalizer;
+use super::roles;
 use super::unigram::{Block, Source};
 
-/// Bits of a table entry above the code.
-const CHANGES: u32 = 1 << 16;
-const STARTS: u32 = 1 << 17;
-const SECOND: u32 = 1 << 18;
-const PLANE: usize = 1 << 16;
+/// Bits of a table entry above the code: what `roles` knows of the character.
+const ROLE: u32 = 16;
+const CHANGES: u32 = (roles::CHANGES as u32) << ROLE;
+const STARTS: u32 = (roles::STARTS as u32) << ROLE;
+const SECOND: u32 = (roles::SECOND as u32) << ROLE;
+const PLANE: u32 = 1 << 16;
 
 /// Code and role of each character of the basic plane.
 #[derive(Default)]
@@ -24,40 +25,15 @@ pub(super) struct Alphabet {
 
 impl Alphabet {
     pub(super) fn new(codes: &Codes, normalizer: &Normalizer) -> Self {
-        let mut table: Vec<u32> = (0..PLANE as u32).map(|c| char::from_u32(c).map_or(0, |c| codes.get(c))).collect();
-        let mut others = 0;
-        if let Some(map) = &normalizer.charsmap {
-            others = CHANGES | SECOND;
-            let mut seconds = Vec::new();
-            for (at, entry) in table.iter_mut().enumerate() {
-                let Some(character) = char::from_u32(at as u32) else { continue };
-                match map.role(character) {
-                    Role::Inert => {}
-                    Role::Changes => *entry |= CHANGES,
-                    Role::Starts => {
-                        *entry |= STARTS;
-                        map.seconds(character, &mut |second| seconds.push(second));
-                    }
-                }
-            }
-            for second in seconds {
-                if let Some(entry) = table.get_mut(second as usize) {
-                    *entry |= SECOND;
-                }
-            }
-        }
-        for first in normalizer.symbols.first_characters() {
-            match table.get_mut(first as usize) {
-                Some(entry) => *entry |= CHANGES,
-                None => others |= CHANGES,
-            }
-        }
+        let roles = &normalizer.roles;
+        let entry = |c: char| codes.get(c) | u32::from(roles.get(c)) << ROLE;
+        let mut table: Vec<u32> = (0..PLANE).map(|c| char::from_u32(c).map_or(0, entry)).collect();
         // A space that only turns into its symbol, or not even that, is like any other character.
         let space = codes.get(normalizer.space_symbol());
         let entry = &mut table[usize::from(b' ')];
         let lone = *entry >> 16 == 0 && !normalizer.removes_extra_whitespaces();
         *entry = if lone { space } else { space | *entry >> 16 << 16 | CHANGES };
-        Self { table, others }
+        Self { table, others: u32::from(roles.others()) << ROLE }
     }
 
     #[inline(always)]

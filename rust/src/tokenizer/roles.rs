@@ -4,11 +4,11 @@ use super::charsmap::{Charsmap, Role};
 use super::symbols::Symbols;
 
 /// Changes by itself, or may begin a symbol: the normaliser must look.
-const CHANGES: u8 = 1;
+pub(super) const CHANGES: u8 = 1;
 /// Begins rules, but only together with what follows.
-const STARTS: u8 = 2;
+pub(super) const STARTS: u8 = 2;
 /// May follow a `STARTS` in a rule.
-const SECOND: u8 = 4;
+pub(super) const SECOND: u8 = 4;
 const PLANE: usize = 1 << 16;
 
 /// Roles of the characters of the basic plane, and one for all others.
@@ -53,6 +53,19 @@ impl Roles {
         Self { table, others }
     }
 
+    #[inline(always)]
+    pub(super) fn get(&self, character: char) -> u8 {
+        match self.table.get(character as usize) {
+            Some(role) => *role,
+            None => self.others,
+        }
+    }
+
+    /// The roles of every character beyond the basic plane.
+    pub(super) fn others(&self) -> u8 {
+        self.others
+    }
+
     /// Whether a space by itself is nothing but a space.
     pub(super) fn space_is_plain(&self) -> bool {
         self.table.get(usize::from(b' ')).is_none_or(|role| *role & (CHANGES | STARTS) == 0)
@@ -66,10 +79,7 @@ impl Roles {
         }
         let (mut asks, mut before) = (CHANGES, 0);
         for (at, character) in text.char_indices() {
-            let role = match self.table.get(character as usize) {
-                Some(role) => *role,
-                None => self.others,
-            };
+            let role = self.get(character);
             if role & asks != 0 || character == ' ' {
                 // The start of a rule that goes on, or may, is looked at as a whole.
                 return if role & asks & SECOND != 0 { before } else { at };
