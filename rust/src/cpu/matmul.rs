@@ -486,14 +486,60 @@ mod tests {
         assert_close("f32·bf16", &c, &reference::matmul(&exact_a, &exact_b, 30, 40, 50), 16.0);
     }
 
-    #[test]
-    fn threads_change_nothing() {
-        let ((a, _), (b, _)) = (sample::<f32>(1, 129 * 300), sample::<f32>(2, 300 * 130));
+    fn threads_change_nothing_in<T: Element>(k: usize) {
+        let ((a, _), (b, _)) = (sample::<T>(1, 129 * k), sample::<T>(2, k * 130));
         for m in [2, 17, 129] {
             same_on_all_threads("matmul", || {
-                let mut c = place::<f32>(m * 130);
-                matmul(&mut c, Mat::new(&a[..m * 300], m, 300), Mat::new(&b, 300, 130), None);
+                let mut c = place::<T>(m * 130);
+                matmul(&mut c, Mat::new(&a[..m * k], m, k), Mat::new(&b, k, 130), None);
                 c
+            });
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        threads_change_nothing_in::<f32>(300);
+        threads_change_nothing_in::<bf16>(1100);
+    }
+
+    /// NaN and infinities reach the rows and columns that they belong to, and padding spreads them no further.
+    fn specials_stay_in_their_lines<T: Element>() {
+        let (m, k, n) = (29, 35, 37);
+        let ((mut a, _), (mut b, _)) = (sample::<T>(1, m * k), sample::<T>(2, k * n));
+        a[28 * k + 34] = T::from_f32(f32::NAN);
+        b[34 * n + 36] = T::from_f32(f32::INFINITY);
+        for (a, b) in [(Mat::new(&a, m, k), Mat::new(&b, k, n)), (Mat::new(&b, k, n).t(), Mat::new(&a, m, k).t())] {
+            let mut c = place::<f32>(m * n);
+            let straight = a.rows == m;
+            matmul(&mut c, a, b, None);
+            for (at, c) in c.iter().enumerate() {
+                let (i, j) = if straight { (at / n, at % n) } else { (at % m, at / m) };
+                let as_expected = match (i, j) {
+                    (28, _) => c.is_nan(),
+                    (_, 36) => c.is_infinite(),
+                    _ => c.is_finite(),
+                };
+                assert!(as_expected, "({i}, {j}) is {c}");
+            }
+        }
+    }
+
+    #[test]
+    fn specials() {
+        each_dtype!(specials_stay_in_their_lines);
+    }
+
+    /// Elements below the least normal number count, or as 0 where the instruction for pairs of bf16 is used.
+    #[test]
+    fn tiny_elements() {
+        for isa in crate::cpu::isa::all() {
+            crate::cpu::isa::with(isa, || {
+                let (a, b) = (vec![bf16::from_bits(0x0040); 30 * 2], vec![bf16::from_f32(120f32.exp2()); 2 * 30]);
+                let mut c = place::<f32>(30 * 30);
+                matmul(&mut c, Mat::new(&a, 30, 2), Mat::new(&b, 2, 30), None);
+                let want = if isa.name() == "avx512bf16" { 0.0 } else { (-6f32).exp2() };
+                assert_eq!(c, vec![want; 30 * 30], "{}", isa.name());
             });
         }
     }
