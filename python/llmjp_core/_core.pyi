@@ -726,6 +726,7 @@ class torch:
         weight_decay: float,
         step: int,
         grad_scale: float,
+        dither: tuple[int, Sequence[int]] | None = None,
     ) -> None: ...
     @staticmethod
     def sum_of_squares(g: Sequence[Any]) -> list[float]: ...
