@@ -34,7 +34,7 @@ MAY_USE = {
 COMMON = "cpu::parallel"
 # These are named in one place only.
 ONLY_IN = {
-    "matrixmultiply": "cpu/matmul.rs",
+    "matrixmultiply": "cpu/matmul/widened.rs",
     "is_x86_feature_detected": "cpu/isa.rs",
     "pyo3": "py/",
 }

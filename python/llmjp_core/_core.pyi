@@ -622,6 +622,9 @@ class ops:
     @staticmethod
     def isa() -> str: ...
     @staticmethod
+    def peak(dtype: str) -> float:
+        """Operations a second that the vector unit of one core gives for products of `dtype`."""
+    @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
