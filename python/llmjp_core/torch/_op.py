@@ -85,9 +85,10 @@ class Op:
         backward_fake: Kernel,
         save: Callable[[tuple[Any, ...], Any], tuple[tuple[torch.Tensor, ...], tuple[Any, ...]]],
         rule: Rule,
+        eager_kernel: Kernel | None = None,
         eager_backward: Kernel | None = None,
     ) -> None:
-        self.name, self.kernel, self.names = name, kernel, tuple(names)
+        self.name, self.kernel, self.names = name, eager_kernel or kernel, tuple(names)
         self.backward_kernel, self.save, self.rule = eager_backward or backward_kernel, save, rule
         _define(name, inputs, outputs, kernel, fake)
         _define(f"{name}_backward", backward_inputs, backward_outputs, backward_kernel, backward_fake)

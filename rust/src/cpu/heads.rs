@@ -152,7 +152,7 @@ unsafe impl<T: Send> Send for Place<'_, T> {}
 impl<'a, T> Place<'a, T> {
     /// None where heads reach beyond the data or share elements.
     pub fn new(data: &'a mut [T], grid: Grid) -> Option<Self> {
-        let fits = grid.end() <= data.len() && grid.apart();
+        let fits = grid.is_empty() || (grid.end() <= data.len() && grid.apart());
         fits.then_some(Self { data: data.as_mut_ptr(), grid, borrowed: PhantomData })
     }
 
@@ -241,7 +241,8 @@ mod tests {
             assert!(Place::new(&mut data[..grid.end() - 1], grid).is_none());
         }
         assert_eq!(Grid { time: usize::MAX, ..grid([60, 20, 5]) }.end(), usize::MAX);
-        assert_eq!(Grid { count: 0, ..grid([60, 20, 5]) }.end(), 0);
+        let none = Grid { time: 0, ..grid([0, 20, 5]) };
+        assert_eq!((none.end(), Place::<u8>::new(&mut [], none).is_some()), (0, true));
     }
 
     #[test]
