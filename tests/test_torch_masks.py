@@ -144,6 +144,21 @@ def test_generation_with_a_window(name: str) -> None:
     assert torch.equal(model.generate(ids[:, :3], **options), want[1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["some windows", "each sequence"])
+def test_compiled_as_a_whole(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, changes, more = PACKED[case]
+    ids = hf_models.batch(sequences=more["position_ids"].shape[0])
+    model = hf_models.build(name, **changes)
+    lct.accelerate(model)
+    for packing in (more, {}):
+        want = kernel_step(model, monkeypatch, **ids, **packing)
+        torch.compiler.reset()
+        again = kernel_step(torch.compile(model, fullgraph=True, backend="aot_eager"), monkeypatch, **ids, **packing)
+        for key, value in want.items():
+            torch.testing.assert_close(again.get(key, again.get(f"_orig_mod.{key}")), value, rtol=1e-5, atol=1e-6)
+
+
 def test_a_mask_function_of_ones_own_is_kept() -> None:
     """What is not known for sure gets the mask that its function says."""
     from transformers import masking_utils as m

@@ -21,7 +21,7 @@ ATTENTION = "llmjp_core"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FALLBACKS = (
     "attention: torch's scaled_dot_product_attention with padding and masks of one's own, with attention dropout in "
-    "training, for packed sequences and windows under torch.compile, and for tokens after the first of a generation",
+    "training, and for tokens after the first of a generation",
     "loss: logits and the model's own loss in evaluation, with output_logits=True, and with logits_to_keep",
 )
 

@@ -6,7 +6,9 @@ int32 document ids (batch, tokens) where, besides, each document of a packed seq
 the mask that torch's scaled_dot_product_attention takes.
 
 Which of these a model means is told by the functions that it combines: they are compared, with what they enclose, to
-those that transformers makes for these cases. One that differs in any way is not known, and gets its mask.
+those that transformers makes for these cases. One that differs in any way is not known, and gets its mask. Under
+torch.compile, where functions cannot be looked into, the families' own code is trusted to combine no others, and asked
+which tokens see the one before them.
 """
 
 from __future__ import annotations
@@ -69,6 +71,14 @@ def _documents(positions: Tensor | None, ids: Tensor, shape: tuple[int, int]) ->
     return ids.to(IDS)
 
 
+def _traced_documents(mask_function: Any, batch: int, tokens: int, device: Any) -> Tensor:
+    """A document begins where a token does not see the one before it."""
+    at = torch.arange(1, tokens, device=device)[None]
+    sequence = torch.arange(batch, device=device)[:, None]
+    first = ~mask_function(sequence, 0, at, at - 1).expand(batch, tokens - 1)
+    return torch.nn.functional.pad(first.to(IDS).cumsum(-1, dtype=IDS), (1, 0))
+
+
 def attention_mask(
     batch_size: int,
     q_length: int,
@@ -86,8 +96,13 @@ def attention_mask(
     mask_function = causal_mask_function if mask_function is None else mask_function
     family = getattr(more.get("config"), "model_type", None)
     whole = q_length == kv_length and type(q_offset) is type(kv_offset) is int and q_offset == kv_offset == 0
-    # A layer of another family might not know its window; while compiling values cannot be looked at.
-    if whole and family in FAMILIES and not torch.compiler.is_compiling():
+    # A layer of another family might not know its window.
+    whole = whole and family in FAMILIES
+    if whole and torch.compiler.is_compiling():
+        # `use_vmap` says that somebody has added a function.
+        if attention_mask is None and not more.get("use_vmap", False):
+            return _traced_documents(mask_function, batch_size, q_length, more.get("device", "cpu"))
+    elif whole:
         padded = attention_mask is not None and (
             attention_mask.shape[-1] != kv_length or not bool(attention_mask.all())
         )

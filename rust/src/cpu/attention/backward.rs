@@ -160,9 +160,10 @@ fn query_head<T: Element>(
         let work = &mut Work { query, dout: gradient, p, ds, dq };
         for (i, lse) in head.lse.chunks(ROWS).enumerate() {
             let (first, n) = (i * ROWS, lse.len());
+            let tiles = n.next_multiple_of(MR);
             dispatch!(isa, s => {
-                rows_of(work.query, head.q, first, n, scale);
-                rows_of(work.dout, head.dout, first, n, 1.0);
+                rows_of(&mut work.query[..tiles * d], head.q, first, n, scale);
+                rows_of(&mut work.dout[..tiles * d], head.dout, first, n, 1.0);
                 let mut means = [0.0; ROWS];
                 for (i, mean) in means.iter_mut().enumerate().take(n) {
                     *mean = dot(s, head.dout.line(first + i), head.out.line(first + i));
@@ -189,16 +190,17 @@ fn rows<S: Simd>(
 ) {
     let width = d.next_multiple_of(NR);
     let depth = packed.keys.len() / width;
-    work.dq.fill(0.0);
+    let tiles = lse.len().next_multiple_of(MR);
+    work.dq[..tiles * width].fill(0.0);
     for block in sight.blocks(first, lse.len()) {
         scores(s, work.p, work.query, packed.keys_t, block, d);
         scores(s, work.ds, work.dout, packed.values_t, block, d);
         let both = work.p.chunks_exact_mut(KEYS).zip(work.ds.chunks_exact_mut(KEYS));
-        for (i, (p, ds)) in both.enumerate().take(lse.len().next_multiple_of(MR)) {
+        for (i, (p, ds)) in both.enumerate().take(tiles) {
             let seen = block.seen(i);
             for row in [&mut *p, &mut *ds] {
                 row[..seen.start].fill(0.0);
-                row[seen.end..].fill(0.0);
+                row[seen.end..block.keys.next_multiple_of(MR)].fill(0.0);
             }
             if !seen.is_empty() {
                 softmax_backward(s, &mut p[seen.clone()], &mut ds[seen], lse[i], means[i]);

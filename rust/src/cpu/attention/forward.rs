@@ -69,8 +69,9 @@ fn one_head<T: Element>(
             let (p, sums) = rest.split_at_mut(ROWS * KEYS);
             for (i, lse) in lse.chunks_mut(ROWS).enumerate() {
                 let first = i * ROWS;
+                let tiles = lse.len().next_multiple_of(MR);
                 dispatch!(isa, simd => {
-                    rows_of(query, q, first, lse.len(), scale);
+                    rows_of(&mut query[..tiles * d], q, first, lse.len(), scale);
                     rows(simd, sums, lse, query, p, &packed, first, d, sight);
                 });
                 let width = d.next_multiple_of(NR);
@@ -97,13 +98,14 @@ fn rows<S: Simd>(
     let mut top = [f32::NEG_INFINITY; ROWS];
     let mut total = [0.0f32; ROWS];
     let mut shrink = [0.0f32; ROWS];
-    sums.fill(0.0);
+    let tiles = n.next_multiple_of(MR);
+    sums[..tiles * width].fill(0.0);
     for block in sight.blocks(first, n) {
         scores(s, p, query, packed.keys, block, d);
-        for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(n.next_multiple_of(MR)) {
+        for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(tiles) {
             let seen = block.seen(i);
             p[..seen.start].fill(0.0);
-            p[seen.end..].fill(0.0);
+            p[seen.end..block.keys].fill(0.0);
             let p = &mut p[seen];
             let highest = max(p).max(top[i]);
             shrink[i] = if p.is_empty() { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
