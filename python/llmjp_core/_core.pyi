@@ -669,7 +669,7 @@ class torch:
     @staticmethod
     def attention_forward(
         out: Any,
-        lse: Any,
+        lse: Any | None,
         turned: Any | None,
         q: Any,
         k: Any | None,
@@ -748,6 +748,7 @@ class torch:
         weight_decay: float,
         step: int,
         grad_scale: float,
+        dither: tuple[int, Sequence[int]] | None = None,
     ) -> None: ...
     @staticmethod
     def sum_of_squares(g: Sequence[Any]) -> list[float]: ...

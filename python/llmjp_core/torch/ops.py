@@ -301,9 +301,13 @@ def _turned(q: Tensor, k: Tensor | None) -> Tensor:
     return q.new_empty((b, t, heads + k.shape[2], dim))
 
 
-def _outputs(q: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(q) if k is not None else q.new_empty((*q.shape[:3], q.shape[3] // 3))
-    return out, q.new_empty(q.numel() // (q.shape[3] or 1), dtype=torch.float32)
+def _attended(q: Tensor, k: Tensor | None) -> Tensor:
+    """A place for the result."""
+    return torch.empty_like(q) if k is not None else q.new_empty((*q.shape[:3], q.shape[3] // 3))
+
+
+def _lse(q: Tensor) -> Tensor:
+    return q.new_empty(q.numel() // (q.shape[3] or 1), dtype=torch.float32)
 
 
 def _attention(
@@ -317,9 +321,11 @@ def _attention(
     left: int,
     right: int,
     heads_first: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    kept: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What is `kept` for the backward pass is left out else."""
     q = _rows(q)
-    out, lse = _outputs(q, k)
+    out, lse = _attended(q, k), _lse(q) if kept else None
     if k is not None and v is not None:
         k, v = _rows(k), _rows(v)
     turned = None
@@ -333,13 +339,15 @@ def _attention(
 
 def _attention_library(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     out, lse, turned = _attention(q, *rest)
+    assert lse is not None
     return out, lse, q.new_empty(0) if turned is None else turned
 
 
 def _attention_fake(
     q: Tensor, k: Tensor | None, v: Tensor | None, cos: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return *_outputs(q if q.stride(-1) == 1 else _fake_like(q), k), q.new_empty(0) if cos is None else _turned(q, k)
+    out = _attended(q if q.stride(-1) == 1 else _fake_like(q), k)
+    return out, _lse(q), q.new_empty(0) if cos is None else _turned(q, k)
 
 
 def _gradients(
@@ -423,4 +431,5 @@ attention = Op(
     rule=_attention_rule,
     eager_kernel=_attention,
     eager_backward=_attention_backward,
+    alone=lambda *inputs: _attention(*inputs, kept=False),
 )

@@ -75,7 +75,7 @@ fn sums_over_everything() {
     same_on_all_threads("adamw", || {
         let (mut p, mut m, mut v) = (g.clone(), g.clone(), vec![0.5; g.len()]);
         let (lr, beta1, beta2, eps, weight_decay) = (1e-3, 0.9, 0.95, 1e-8, 0.1);
-        let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: 0.5, step: 2 };
+        let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: 0.5, step: 2, dither: None };
         adamw::step(&mut p, &mut m, &mut v, &g, &step);
         [p, m, v].concat()
     });

@@ -329,8 +329,16 @@ fn linear_cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
 
 fn optimizer_part(checks: &mut Vec<Check>) -> Result<()> {
     let n = 129;
-    let step =
-        adamw::Step { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, step: 3 };
+    let step = adamw::Step {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        grad_scale: 0.5,
+        step: 3,
+        dither: None,
+    };
     let ((mut p, exact_p), (mut m, exact_m), (g, exact_g)) = (numbers(1, n), numbers(2, n), numbers(3, n));
     let mut v: Vec<f32> = m.iter().map(|m| m.abs()).collect();
     let exact: Vec<_> = (0..n)

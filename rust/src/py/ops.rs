@@ -307,7 +307,7 @@ fn adamw_step<'py>(
 ) -> PyResult<(Any<'py>, Any<'py>, Any<'py>)> {
     let (mut p, mut m) = (Array::<f32>::read("p", p)?, Array::<f32>::read("m", m)?);
     let (mut v, g) = (Array::<f32>::read("v", v)?, Array::<f32>::read("g", g)?);
-    let numbers = ops::adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale, step };
+    let numbers = ops::adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale, step, dither: None };
     run(py, || ops::adamw::step(&mut p.data, &mut m.data, &mut v.data, &g.data, &numbers))?;
     Ok((p.numpy(py)?, m.numpy(py)?, v.numpy(py)?))
 }

@@ -9,7 +9,7 @@ use super::super::matmul::Mat;
 use super::super::micro::{MR, NR, Tile, scale_add, tile_columns};
 use super::super::parallel::install;
 use super::super::scratch::with_scratch;
-use super::mask::{Block, Sight};
+use super::mask::{Block, Sight, hide};
 use super::{KEYS, Mask, Operand, Place, ROWS, by_keys, extents, panels_len, panels_of, piece, rows_of, scores};
 use crate::dtype::Element;
 
@@ -198,12 +198,11 @@ fn rows<S: Simd>(
         let both = work.p.chunks_exact_mut(KEYS).zip(work.ds.chunks_exact_mut(KEYS));
         for (i, (p, ds)) in both.enumerate().take(tiles) {
             let seen = block.seen(i);
-            for row in [&mut *p, &mut *ds] {
-                row[..seen.start].fill(0.0);
-                row[seen.end..block.keys.next_multiple_of(MR)].fill(0.0);
-            }
+            let end = block.keys.next_multiple_of(MR);
+            let wide = hide(p, &seen, end, f32::NEG_INFINITY);
+            hide(ds, &seen, end, 0.0);
             if !seen.is_empty() {
-                softmax_backward(s, &mut p[seen.clone()], &mut ds[seen], lse[i], means[i]);
+                softmax_backward(s, &mut p[wide.clone()], &mut ds[wide], lse[i], means[i]);
             }
         }
         by_keys(s, work.dq, &[1.0; ROWS], work.ds, packed.keys, block, depth);

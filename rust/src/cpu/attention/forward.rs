@@ -9,7 +9,7 @@ use super::super::matmul::Mat;
 use super::super::micro::{MR, NR};
 use super::super::parallel::install;
 use super::super::scratch::with_scratch;
-use super::mask::Sight;
+use super::mask::{Sight, hide};
 use super::{KEYS, Mask, Operand, Place, ROWS, by_keys, extents, panels_len, panels_of, rows_of, scores};
 use crate::dtype::Element;
 
@@ -104,9 +104,8 @@ fn rows<S: Simd>(
         scores(s, p, query, packed.keys, block, d);
         for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(tiles) {
             let seen = block.seen(i);
-            p[..seen.start].fill(0.0);
-            p[seen.end..block.keys].fill(0.0);
-            let p = &mut p[seen];
+            let wide = hide(p, &seen, block.keys, f32::NEG_INFINITY);
+            let p = &mut p[wide];
             let highest = max(p).max(top[i]);
             shrink[i] = if p.is_empty() { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
             top[i] = highest;

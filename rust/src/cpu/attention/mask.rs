@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::math::LANES;
 use super::{KEYS, MR, NR};
 
 /// What hides keys from queries; a query always sees its own.
@@ -66,6 +67,22 @@ impl Sight<'_> {
         let end = self.keys(first + rows - 1).end;
         (begin..end).step_by(KEYS).map(move |from| Block { first, rows, from, keys: KEYS.min(end - from), sight: self })
     }
+}
+
+/// Hides the scores of a row that are not in `seen`: as `value` up to whole vectors, the range of which is returned,
+/// then as 0 up to `end`. To work on whole vectors is faster than to leave out what is hidden at their ends.
+#[inline(always)]
+pub(super) fn hide(row: &mut [f32], seen: &Range<usize>, end: usize, value: f32) -> Range<usize> {
+    if seen.is_empty() {
+        row[..end].fill(0.0);
+        return 0..0;
+    }
+    let wide = seen.start / LANES * LANES..seen.end.next_multiple_of(LANES).min(KEYS);
+    row[..wide.start].fill(0.0);
+    row[wide.start..seen.start].fill(value);
+    row[seen.end..wide.end].fill(value);
+    row[wide.end.min(end)..end].fill(0.0);
+    wide
 }
 
 /// A block of queries `first..first + rows` against keys `from..from + keys`.

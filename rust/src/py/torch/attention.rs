@@ -183,14 +183,14 @@ fn rotated<'a, T: Element>(
     Ok([q, k, v])
 }
 
-/// out (B, T, A, d), lse (B·A·T). With cos and sin, what the products read goes to `turned`: queries, then keys
+/// out (B, T, A, d), lse (B·A·T) if there are to be gradients. With cos and sin, what the products read goes to `turned`: queries, then keys
 /// (B, T, A + G, d), or [q | k | v] of each head (B, T, A, 3d).
 #[pyfunction]
 #[pyo3(signature = (out, lse, turned, q, k, v, cos, sin, document, scale, left, right, heads_first))]
 pub(super) fn attention_forward(
     py: Python<'_>,
     out: &Any<'_>,
-    lse: &Any<'_>,
+    lse: Option<&Any<'_>>,
     turned: Option<&Any<'_>>,
     q: &Any<'_>,
     k: Option<&Any<'_>>,
@@ -204,14 +204,11 @@ pub(super) fn attention_forward(
     heads_first: bool,
 ) -> PyResult<()> {
     let op = "attention";
-    let (mut out, mut lse) = (Tensor::strided(op, "out", out)?, Tensor::read(op, "lse", lse)?);
+    let (mut out, mut lse) = (Tensor::strided(op, "out", out)?, Tensor::optional(op, "lse", lse)?);
     let (mut turned, inputs) = (optional(op, "turned", turned)?, Inputs::read(op, q, k, v, heads_first)?);
     let (angles, document) = (Angles::read(op, cos, sin)?, Tensor::optional(op, "documents", document)?);
-    checked(apart(&[&out, &lse], &inputs.all()))?;
-    if let Some(turned) = &turned {
-        let [q, k, v] = inputs.all();
-        checked(apart(&[turned, &out, &lse], &[q, k, v]))?;
-    }
+    let written: Vec<_> = [Some(&out), lse.as_ref(), turned.as_ref()].into_iter().flatten().collect();
+    checked(apart(&written, &inputs.all()))?;
     typed!(inputs.q, T => {
         run(py, work(&inputs.q), || {
             let mut qkv = inputs.operands::<T>()?;
@@ -221,6 +218,10 @@ pub(super) fn attention_forward(
             }
             let ([q, k, v], out) = (qkv, out.place(heads_first)?);
             let mask = mask(left, right, documents.as_deref());
+            let Some(lse) = &mut lse else {
+                let mut unwanted = vec![0.0; q.grid().batch * q.grid().count * q.grid().time];
+                return ops::attention::forward_apart(&out, &mut unwanted, q, k, v, scale as f32, mask);
+            };
             ops::attention::forward_apart(&out, lse.slice_mut()?, q, k, v, scale as f32, mask)
         })
     })
