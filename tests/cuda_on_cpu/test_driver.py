@@ -181,7 +181,7 @@ MISTAKES = [
     "rms_norm_fwd_f32 swap 7 8",
     "rotary_f32 swap 1 2",
     "rotary_f32 set 10 0",
-    "adamw_f32 set 8 1",
+    "adamw_f32 set 16 1000",
     "cross_entropy_f32 swap 6 7",
     "embedding_fwd_f32 set 2 0",
 ]
@@ -232,14 +232,14 @@ def test_nothing_happens_before_it_is_waited_for(run: Runner) -> None:
         STAND_IN
         + """
 out = ctypes.c_uint64(5)
-check(cuda.cuMemsetD8Async(address, 7, ctypes.c_size_t(8), stream))
+check(cuda.cuMemsetD8Async(address, 0x77, ctypes.c_size_t(8), stream))
 check(cuda.cuMemcpyDtoHAsync_v2(ctypes.byref(out), address, ctypes.c_size_t(8), stream))
 early = out.value
 check(cuda.cuStreamSynchronize(stream))
 print(hex(early), hex(out.value))
 """
     )
-    assert done.out == f"0x{'f' * 16} 0x{'07' * 8}", done.error
+    assert done.out == f"0x{'f' * 16} 0x{'7' * 16}", done.error
 
 
 def test_the_host_cannot_touch_the_devices_memory(run: Runner) -> None:
