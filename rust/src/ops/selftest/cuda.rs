@@ -332,7 +332,7 @@ impl Bench<'_> {
             .map(|i| {
                 let Numbers { lr, beta1, beta2, eps, step } = numbers_;
                 let weight_decay = if i < 515 { 0.1 } else { 0.0 };
-                let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: scale, step };
+                let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: scale, step, dither: None };
                 cpu::adamw::reference::step(exact_p[i], exact_m[i], exact_m[i].abs(), exact_g[i], &step)
             })
             .collect();
