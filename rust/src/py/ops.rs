@@ -355,7 +355,7 @@ fn isa() -> &'static str {
 /// Operations a second that the vector unit of one core gives for products of `dtype`.
 #[pyfunction]
 fn peak(py: Python<'_>, dtype: &str) -> PyResult<f64> {
-    typed!(dtype, T => { Ok(py.detach(|| cpu_peak::rate(T::DTYPE))) })
+    typed!(dtype, T => { Ok(py.detach(|| cpu_peak::rate(<T as crate::dtype::Element>::DTYPE))) })
 }
 
 /// [(name, error, bound, passed)] of each result of each op in float32 against its float64 reference.
