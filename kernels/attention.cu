@@ -82,18 +82,18 @@ extern "C" __global__ void attention_spans(int* spans, const int* ends, unsigned
 FOR_EACH_DTYPE(DELTA)
 
 #define ATTENTION(name, T, D)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(attention::ForwardShape<sizeof(T), D>::THREADS)                    \
+    extern "C" __global__ void __launch_bounds__(attention::ForwardShape<sizeof(T), D>::THREADS, 1)                    \
         attention_fwd_##name##_d##D(T* out, float* lse, const T* q, const T* k, const T* v, const int* spans,       \
                                     attention::Problem p) {                                                         \
         attention::forward<T, D>(out, lse, q, k, v, spans, p);                                                      \
     }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS)                   \
+    extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS, 1)                   \
         attention_bwd_kv_##name##_d##D(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v,             \
                                        const float* lse, const float* delta, const int* spans,                      \
                                        attention::Problem p) {                                                      \
         attention::backward<T, D, true>(dk, dv, dout, q, k, v, lse, delta, spans, p);                               \
     }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS)                   \
+    extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS, 1)                   \
         attention_bwd_q_##name##_d##D(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* lse,   \
                                       const float* delta, const int* spans, attention::Problem p) {                 \
         attention::backward<T, D, false>(dq, nullptr, dout, q, k, v, lse, delta, spans, p);                         \

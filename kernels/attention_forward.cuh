@@ -112,7 +112,7 @@ __device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T*
     // Through the queries' place, of which each warp reads only what it now writes, to move 16 bytes at a time.
     Tile<T, D> own = queries.from(16 * M * warp());
     put(own, o, factor);
-    __syncwarp();
+    __syncwarp();  // the rows are there
     Heads to = {0, p.d, size_t(p.heads) * p.d};
     send(to.begin(out, at.token, at.head), to.row, own, 16 * M, mine, p.time, p.d, wide && fits(out, to), lane(), 32);
 }

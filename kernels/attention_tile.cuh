@@ -135,14 +135,14 @@ __device__ __forceinline__ void multiply_columns(float (&o)[M][N][4], const floa
         }
     } else {
         unsigned place = l / 2 % 2, inside = l % 2 * 2;  // of this lane's two columns: chunk, element
-        __syncwarp();                                    // what was lent before has been read
+        __syncwarp();  // what was lent before has been read
 #pragma unroll
         for (int i = 0; i < 2 * M * K; i++) {
             int m = i / 2 / K, h = i / K % 2, k = i % K;
             Vec<float, 2> pair = {{p[m][k][2 * h], p[m][k][2 * h + 1]}};
             store<2>(lent.at(l / 4, 2 * k + place) + (128 * m + 64 * h) * K + inside, pair);
         }
-        __syncwarp();
+        __syncwarp();  // it is lent
 #pragma unroll 2
         for (unsigned k = 0; k < 8 * K; k++) {
             float left[2 * M];

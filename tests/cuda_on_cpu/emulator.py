@@ -73,6 +73,9 @@ class Kernels:
         self._library.cuda_on_cpu_struct_bytes.restype = ctypes.c_size_t
         self._library.cuda_on_cpu_bank_conflicts.restype = ctypes.c_size_t
 
+    def __contains__(self, kernel: str) -> bool:
+        return self._library.cuda_on_cpu_signature(kernel.encode()) is not None
+
     def signature(self, kernel: str) -> str:
         letters = self._library.cuda_on_cpu_signature(kernel.encode())
         if letters is None:
