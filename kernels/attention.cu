@@ -14,11 +14,16 @@
 //   launch     tiles · heads · batch blocks (bwd_kv: kv_heads), tiles = ⌈time / rows⌉; rows, threads and dynamic shared
 //              memory of each: scripts/compile_kernels.py
 //   backward   attention_delta, then bwd_kv and bwd_q in any order; each result is summed by one block in one order
+//   decoding   attention_decode: q (batch, heads) of one token a sequence, at the position before lengths (batch) i32,
+//              against cached k, v, in pieces of the keys: partial (batch, heads, pieces, d), tops, sums (.., pieces) f32;
+//              attention_combine makes out (batch, heads, d) of them. pieces · piece is no less than any length, and no
+//              length is 0. pieces · ⌈heads / kv_heads / 8⌉ · kv_heads · batch blocks; combine: any grid, any block
 // Accumulation in f32. 16-bit types multiply on tensor cores, with p and ds rounded to the type; f32 is all f32.
 //
 // The kernels of sm_90 that would use its own instructions (wgmma, TMA) belong beside these, under names ending in
 // _sm90, with the same arguments: the host that loads a module chooses by compute capability.
 #include "attention_backward.cuh"
+#include "attention_decode.cuh"
 #include "attention_forward.cuh"
 
 namespace attention {
@@ -81,6 +86,14 @@ extern "C" __global__ void attention_spans(int* spans, const int* ends, unsigned
     }
 FOR_EACH_DTYPE(DELTA)
 
+#define COMBINE(name, T)                                                                                             \
+    extern "C" __global__ void attention_combine_##name(T* out, const float* partial, const float* tops,              \
+                                                        const float* sums, unsigned pieces, unsigned d, float scale,  \
+                                                        size_t rows) {                                                \
+        attention::combine(out, partial, tops, sums, pieces, d, scale, rows);                                         \
+    }
+FOR_EACH_DTYPE(COMBINE)
+
 #define ATTENTION(name, T, D)                                                                                       \
     extern "C" __global__ void __launch_bounds__(attention::ForwardShape<sizeof(T), D>::THREADS, 1)                    \
         attention_fwd_##name##_d##D(T* out, float* lse, const T* q, const T* k, const T* v, const int* spans,       \
@@ -97,6 +110,11 @@ FOR_EACH_DTYPE(DELTA)
         attention_bwd_q_##name##_d##D(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* lse,   \
                                       const float* delta, const int* spans, attention::Problem p) {                 \
         attention::backward<T, D, false>(dq, nullptr, dout, q, k, v, lse, delta, spans, p);                         \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(attention::DECODE_THREADS)                                         \
+        attention_decode_##name##_d##D(float* partial, float* tops, float* sums, const T* q, const T* k, const T* v, \
+                                       const int* lengths, attention::Decode p) {                                   \
+        attention::decode<T, D>(partial, tops, sums, q, k, v, lengths, p);                                          \
     }
 
 // The widths of heads in use; 256 for what is between and beyond, slower.

@@ -156,12 +156,15 @@ BACKWARD = {
 
 
 def attention(kernel: str) -> tuple[int, int, int] | None:
-    """(rows of a block, threads, dynamic shared memory) of a kernel of attention that works on tiles."""
-    match = re.fullmatch(r"attention_(fwd|bwd_kv|bwd_q)_(f32|f16|bf16)_d(\d+)", kernel)
+    """(rows of a block, threads, dynamic shared memory) of a kernel of attention that works on tiles; decoding: heads."""
+    match = re.fullmatch(r"attention_(fwd|bwd_kv|bwd_q|decode)_(f32|f16|bf16)_d(\d+)", kernel)
     if not match:
         return None
     size, width = 4 if match[2] == "f32" else 2, int(match[3])
     lent = 64 if size == 4 else 0  # bytes a column and warp: f32 passes 16 rows of p from lane to lane
+    if match[1] == "decode":
+        heads, keys = 8, 32
+        return heads, 128, 2 * keys * width * size + 4 * heads * (width + keys + 1)
     if match[1] == "fwd":
         warps, blocks, keys = FORWARD[size, width]
         rows = 16 * blocks * warps

@@ -80,7 +80,7 @@ def test_attention_fills_the_tensor_cores() -> None:
     """Its warps hold their sums in registers and have work of their own to hide waits with: few are enough. Two blocks
     of four or one of eight give each of the four tensor cores of a multiprocessor two warps."""
     for kernel, b in json.loads(script.BUDGETS.read_text()).items():
-        if script.attention(kernel) and "f32" not in kernel and "d256" not in kernel:
+        if script.attention(kernel) and not re.search("f32|d256|decode", kernel):
             for target in ("sm_80", "sm_90"):
                 warps = b["occupancy"][target] * script.THREADS[target] / 100 / 32
                 assert warps >= 7.5, (kernel, target)  # percents are rounded
@@ -129,8 +129,8 @@ def disassembler() -> str | None:
     return str(found) if found and found.is_file() else shutil.which("nvdisasm")
 
 
-# Kernels that move no vectors: sums down the columns, 32 neighbours to a warp; counting.
-WITHOUT_VECTORS = {"attention_spans", "column_sums", "embedding_order", "grad_norm_scale"}
+# Kernels that move no vectors: sums down the columns, 32 neighbours to a warp; counting; a few rows of f32.
+WITHOUT_VECTORS = {"attention_combine", "attention_spans", "column_sums", "embedding_order", "grad_norm_scale"}
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ def test_attention_multiplies_on_tensor_cores(sass: dict[str, str]) -> None:
         size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[1])
         multiply, load = count(code, r"HMMA\.16816\.F32(?:\.BF16)?"), count(code, r"LDSM\.16\.M\w*88\.4")
         assert count(code, r"LDGSTS\.E\.BYPASS\.128") > 0 and count(code, r"LDG\.E\.\w*\.?128") == 0, kernel
-        if size == 4:
-            assert multiply == load == 0 and count(code, "FFMA") > 500, kernel
+        if size == 4 or "decode" in kernel:
+            assert multiply == load == 0 and count(code, "FFMA") > 100, kernel
         elif kernel.startswith("attention_fwd"):
             _, blocks, keys = script.FORWARD[size, width]
             assert multiply == 2 * blocks * keys * width // 128, kernel
