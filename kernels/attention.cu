@@ -61,7 +61,8 @@ __device__ __forceinline__ unsigned documents_before(const int* ends, unsigned d
     return low;
 }
 
-__device__ __forceinline__ void write_spans(int* spans, const int* ends, unsigned documents, unsigned time, size_t tokens) {
+__device__ __forceinline__ void write_spans(int* spans, const int* ends, unsigned documents, unsigned time,
+                                            size_t tokens) {
     for_grid<1>(tokens, false, [&](auto, size_t n) {
         size_t first = n - n % time, last = first + time;  // a document ends with its sequence
         unsigned document = documents_before(ends, documents, n);
@@ -74,47 +75,47 @@ __device__ __forceinline__ void write_spans(int* spans, const int* ends, unsigne
 }  // namespace
 }  // namespace attention
 
-extern "C" __global__ void attention_spans(int* spans, const int* ends, unsigned documents, unsigned time, size_t tokens) {
+extern "C" __global__ void attention_spans(int* spans, const int* ends, unsigned documents, unsigned time,
+                                           size_t tokens) {
     attention::write_spans(spans, ends, documents, time, tokens);
 }
 
-#define DELTA(name, T)                                                                                                \
-    extern "C" __global__ void attention_delta_##name(float* delta, const T* out, const T* dout, unsigned heads,      \
-                                                      unsigned d, unsigned time, size_t rows) {                       \
-        if (fits(d, out, dout)) attention::sum_products<WIDE<T>>(delta, out, dout, heads, d, time, rows);             \
-        else attention::sum_products<1>(delta, out, dout, heads, d, time, rows);                                      \
+#define DELTA(name, T)                                                                                           \
+    extern "C" __global__ void attention_delta_##name(float* delta, const T* out, const T* dout, unsigned heads, \
+                                                      unsigned d, unsigned time, size_t rows) {                  \
+        if (fits(d, out, dout)) attention::sum_products<WIDE<T>>(delta, out, dout, heads, d, time, rows);        \
+        else attention::sum_products<1>(delta, out, dout, heads, d, time, rows);                                 \
     }
 FOR_EACH_DTYPE(DELTA)
 
 #define COMBINE(name, T)                                                                                             \
-    extern "C" __global__ void attention_combine_##name(T* out, const float* partial, const float* tops,              \
-                                                        const float* sums, unsigned pieces, unsigned d, float scale,  \
-                                                        size_t rows) {                                                \
-        attention::combine(out, partial, tops, sums, pieces, d, scale, rows);                                         \
+    extern "C" __global__ void attention_combine_##name(T* out, const float* partial, const float* tops,             \
+                                                        const float* sums, unsigned pieces, unsigned d, float scale, \
+                                                        size_t rows) {                                               \
+        attention::combine(out, partial, tops, sums, pieces, d, scale, rows);                                        \
     }
 FOR_EACH_DTYPE(COMBINE)
 
-#define ATTENTION(name, T, D)                                                                                       \
+#define ATTENTION(name, T, D)                                                                                          \
     extern "C" __global__ void __launch_bounds__(attention::ForwardShape<sizeof(T), D>::THREADS, 1)                    \
-        attention_fwd_##name##_d##D(T* out, float* lse, const T* q, const T* k, const T* v, const int* spans,       \
-                                    attention::Problem p) {                                                         \
-        attention::forward<T, D>(out, lse, q, k, v, spans, p);                                                      \
-    }                                                                                                               \
+        attention_fwd_##name##_d##D(T* out, float* lse, const T* q, const T* k, const T* v, const int* spans,          \
+                                    attention::Problem p) {                                                            \
+        attention::forward<T, D>(out, lse, q, k, v, spans, p);                                                         \
+    }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS, 1)                   \
-        attention_bwd_kv_##name##_d##D(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v,             \
-                                       const float* lse, const float* delta, const int* spans,                      \
-                                       attention::Problem p) {                                                      \
-        attention::backward<T, D, true>(dk, dv, dout, q, k, v, lse, delta, spans, p);                               \
-    }                                                                                                               \
+        attention_bwd_kv_##name##_d##D(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v,                \
+                                       const float* lse, const float* delta, const int* spans, attention::Problem p) { \
+        attention::backward<T, D, true>(dk, dv, dout, q, k, v, lse, delta, spans, p);                                  \
+    }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(attention::BackwardShape<sizeof(T), D>::THREADS, 1)                   \
-        attention_bwd_q_##name##_d##D(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* lse,   \
-                                      const float* delta, const int* spans, attention::Problem p) {                 \
-        attention::backward<T, D, false>(dq, nullptr, dout, q, k, v, lse, delta, spans, p);                         \
-    }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(attention::DECODE_THREADS)                                         \
-        attention_decode_##name##_d##D(float* partial, float* tops, float* sums, const T* q, const T* k, const T* v, \
-                                       const int* lengths, attention::Decode p) {                                   \
-        attention::decode<T, D>(partial, tops, sums, q, k, v, lengths, p);                                          \
+        attention_bwd_q_##name##_d##D(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* lse,      \
+                                      const float* delta, const int* spans, attention::Problem p) {                    \
+        attention::backward<T, D, false>(dq, nullptr, dout, q, k, v, lse, delta, spans, p);                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(attention::DECODE_THREADS)                                            \
+        attention_decode_##name##_d##D(float* partial, float* tops, float* sums, const T* q, const T* k, const T* v,   \
+                                       const int* lengths, attention::Decode p) {                                      \
+        attention::decode<T, D>(partial, tops, sums, q, k, v, lengths, p);                                             \
     }
 
 // The widths of heads in use; 256 for what is between and beyond, slower.

@@ -122,8 +122,11 @@ __device__ __forceinline__ void backward(T* first_out, T* second_out, const T* d
     if constexpr (KV) put(b.from(16 * group).right_of(column), y, one);
     __syncthreads();  // the results are there
     const Heads &to_x = KV ? p.k : p.q, &to_y = p.v;
-    send(to_x.begin(first_out, at.token, at.head), to_x.row, a, ROWS, first, p.time, p.d, wide && fits(first_out, to_x), threadIdx.x, THREADS);
-    if (KV) send(to_y.begin(second_out, at.token, at.head), to_y.row, b, ROWS, first, p.time, p.d, wide && fits(second_out, to_y), threadIdx.x, THREADS);
+    send(to_x.begin(first_out, at.token, at.head), to_x.row, a, ROWS, first, p.time, p.d, wide && fits(first_out, to_x),
+         threadIdx.x, THREADS);
+    if (KV)
+        send(to_y.begin(second_out, at.token, at.head), to_y.row, b, ROWS, first, p.time, p.d,
+             wide && fits(second_out, to_y), threadIdx.x, THREADS);
 }
 
 }  // namespace

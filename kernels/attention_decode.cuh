@@ -12,7 +12,7 @@ struct Decode {
     Heads q, k, v;  // k, v: position t of sequence b is token b·capacity + t
     size_t capacity;
     unsigned heads, kv_heads, d;
-    int left;              // as in Problem, from the last position on; negative: all
+    int left;                // as in Problem, from the last position on; negative: all
     unsigned piece, pieces;  // keys of a piece, and how many pieces hold the longest sequence
     float scale;
 };
@@ -44,8 +44,7 @@ struct Piece {
 };
 
 // q·k for head h and this lane's key.
-template <typename T, int D>
-__device__ __forceinline__ float score(const float* q, Tile<T, D> keys) {
+template <typename T, int D> __device__ __forceinline__ float score(const float* q, Tile<T, D> keys) {
     constexpr int W = WIDE<T>;
     float sum = 0.0f;
 #pragma unroll 2
@@ -70,7 +69,8 @@ template <typename T, int D>
 __device__ __forceinline__ void decode(float* partial, float* tops, float* sums, const T* q, const T* k, const T* v,
                                        const int* lengths, const Decode& p) {
     constexpr int HEADS = DECODE_HEADS, KEYS = DECODE_KEYS, THREADS = DECODE_THREADS, WARPS = THREADS / 32;
-    constexpr unsigned PAIRS = D / 2, PARTS = THREADS / PAIRS, W = WIDE<T>;  // parts of the keys, for each pair of columns
+    // Pairs of columns, and parts of the keys for each.
+    constexpr unsigned PAIRS = D / 2, PARTS = THREADS / PAIRS, W = WIDE<T>;
     DYNAMIC_SHARED(memory);
     uint4* free = memory;
     Tile<T, D> keys = take<T, D>(free, KEYS), values = take<T, D>(free, KEYS);
@@ -113,8 +113,7 @@ __device__ __forceinline__ void decode(float* partial, float* tops, float* sums,
         }
         wait_copies<0>();
         __syncthreads();  // values and weights are there, and nobody reads the keys any more
-        if (from + KEYS < at.end)
-            fetch<KEYS, THREADS>(keys, keys_from, p.k.row, from + KEYS, at.end, p.d, wide);
+        if (from + KEYS < at.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.row, from + KEYS, at.end, p.d, wide);
         commit_copies();
         if (part >= PARTS) continue;
 #pragma unroll
@@ -151,7 +150,7 @@ __device__ __forceinline__ void decode(float* partial, float* tops, float* sums,
         if (i % D < p.d) partial[at.row(p, i / D) * p.d + i % D] = queries[i];
 }
 
-// out of one head: its pieces, each brought to the largest top, in their order.
+// out of one head: its pieces, each brought to the largest top, in their order. A piece without keys has top −∞, sums 0.
 template <typename T>
 __device__ __forceinline__ void combine(T* out, const float* partial, const float* tops, const float* sums,
                                         unsigned pieces, unsigned d, float scale, size_t rows) {
@@ -160,12 +159,11 @@ __device__ __forceinline__ void combine(T* out, const float* partial, const floa
         float best = -infinity(), total = 0.0f;
         for (unsigned s = 0; s < pieces; s++) best = fmaxf(best, top[s]);
         for (unsigned s = 0; s < pieces; s++)
-            if (sum[s] != 0.0f) total = fmaf(exponential<T>((top[s] - best) * scale * UNIT<T>), sum[s], total);
+            total = fmaf(exponential<T>((top[s] - best) * scale * UNIT<T>), sum[s], total);
         for (unsigned c = threadIdx.x; c < d; c += blockDim.x) {
             float x = 0.0f;
             for (unsigned s = 0; s < pieces; s++)
-                if (sum[s] != 0.0f)
-                    x = fmaf(exponential<T>((top[s] - best) * scale * UNIT<T>), partial[(row * pieces + s) * d + c], x);
+                x = fmaf(exponential<T>((top[s] - best) * scale * UNIT<T>), partial[(row * pieces + s) * d + c], x);
             out[row * d + c] = from_f32<T>(x / total);
         }
     }

@@ -14,6 +14,7 @@ template <int WARPS_, int M_, int KEYS_> struct ForwardCut {
 // By bytes of an element and width.
 template <int BYTES, int D> struct ForwardShape;
 template <int D> struct ForwardShape<2, D> : ForwardCut<4, 2, 64> {};
+template <> struct ForwardShape<2, 96> : ForwardCut<4, 2, 32> {};
 template <> struct ForwardShape<2, 128> : ForwardCut<4, 2, 32> {};
 template <> struct ForwardShape<2, 256> : ForwardCut<4, 1, 32> {};
 template <int D> struct ForwardShape<4, D> : ForwardCut<4, 1, 32> {};
@@ -57,8 +58,8 @@ __device__ __forceinline__ void soften(float (&s)[M][N][4], float (&o)[M][C][4],
 }
 
 template <typename T, int D>
-__device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T* k, const T* v,
-                                        const int* spans, const Problem& p) {
+__device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T* k, const T* v, const int* spans,
+                                        const Problem& p) {
     using Shape = ForwardShape<sizeof(T), D>;
     constexpr int M = Shape::M, KEYS = Shape::KEYS, ROWS = Shape::ROWS, THREADS = Shape::THREADS;
     DYNAMIC_SHARED(memory);

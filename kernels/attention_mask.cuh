@@ -76,7 +76,9 @@ struct Outlook {
         any = {top.begin, bottom.end};
         common = {bottom.begin, top.end};
     }
-    __device__ __forceinline__ bool sees(int from, int count) const { return from < any.end && from + count > any.begin; }
+    __device__ __forceinline__ bool sees(int from, int count) const {
+        return from < any.end && from + count > any.begin;
+    }
     __device__ __forceinline__ bool sees_all(int from, int count) const {
         return from >= common.begin && from + count <= common.end;
     }

@@ -53,8 +53,7 @@ __device__ __forceinline__ void fetch(Tile<T, D> tile, const T* head, size_t row
 #pragma unroll 1
         for (; r < ROWS; r += PASS, from += PASS * row) {
             Vec<T, W> piece;
-            for (int j = 0; j < W; j++)
-                piece.at[j] = r < left && c * W + j < int(d) ? from[j] : from_f32<T>(0.0f);
+            for (int j = 0; j < W; j++) piece.at[j] = r < left && c * W + j < int(d) ? from[j] : from_f32<T>(0.0f);
             store<W>(tile.at(r, c), piece);
         }
     }
@@ -119,7 +118,7 @@ __device__ __forceinline__ void multiply_columns(float (&o)[M][N][4], const floa
             unsigned left[M][4], both[4];
 #pragma unroll
             for (int i = 0; i < 4 * M; i++) {
-                const float(&pair)[4] = p[i / 4][k + i % 4 / 2];
+                const float (&pair)[4] = p[i / 4][k + i % 4 / 2];
                 left[i / 4][i % 4] = pack<T>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
             }
 #pragma unroll
@@ -134,7 +133,8 @@ __device__ __forceinline__ void multiply_columns(float (&o)[M][N][4], const floa
             }
         }
     } else {
-        unsigned place = l / 2 % 2, inside = l % 2 * 2;  // of this lane's two columns: chunk, element
+        // Of this lane's two columns: chunk, element.
+        unsigned place = l / 2 % 2, inside = l % 2 * 2;
         __syncwarp();  // what was lent before has been read
 #pragma unroll
         for (int i = 0; i < 2 * M * K; i++) {
@@ -161,8 +161,7 @@ __device__ __forceinline__ void multiply_columns(float (&o)[M][N][4], const floa
 
 // The first 16·M rows and 8·N columns of a tile = x·factor; factor (m, h) is of row 16·m + 8·h + lane / 4.
 template <int M, int N, typename T, int D>
-__device__ __forceinline__ void put(Tile<T, D> tile, const float (&x)[M][N][4],
-                                    const float (&factor)[M][2]) {
+__device__ __forceinline__ void put(Tile<T, D> tile, const float (&x)[M][N][4], const float (&factor)[M][2]) {
     constexpr unsigned W = WIDE<T>;
 #pragma unroll
     for (int i = 0; i < 2 * M * N; i++) {

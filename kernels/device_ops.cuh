@@ -57,16 +57,16 @@ __device__ __forceinline__ float exp2_approx(float x) {
 template <typename T> __device__ __forceinline__ unsigned pack(float low, float high);
 
 #ifdef CUDA_ON_CPU
-#define PACK(T, name, narrow)                                                           \
-    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) {    \
-        return unsigned(narrow(low).bits) | unsigned(narrow(high).bits) << 16;          \
+#define PACK(T, name, narrow)                                                        \
+    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) { \
+        return unsigned(narrow(low).bits) | unsigned(narrow(high).bits) << 16;       \
     }
 #else
-#define PACK(T, name, narrow)                                                                 \
-    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) {          \
-        unsigned pair;                                                                        \
-        asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));          \
-        return pair;                                                                          \
+#define PACK(T, name, narrow)                                                        \
+    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) { \
+        unsigned pair;                                                               \
+        asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)); \
+        return pair;                                                                 \
     }
 #endif
 PACK(__half, "f16", __float2half_rn)

@@ -146,7 +146,7 @@ def occupancy(target: str, registers: int, shared: int, threads: int) -> int:
 # warps, blocks of 16 queries a warp, keys; and groups of 16 rows, warps a group, columns.
 WIDTHS = (64, 80, 96, 128, 256)
 FORWARD = {
-    (2, 64): (4, 2, 64), (2, 80): (4, 2, 64), (2, 96): (4, 2, 64), (2, 128): (4, 2, 32), (2, 256): (4, 1, 32),
+    (2, 64): (4, 2, 64), (2, 80): (4, 2, 64), (2, 96): (4, 2, 32), (2, 128): (4, 2, 32), (2, 256): (4, 1, 32),
     (4, 64): (4, 1, 32), (4, 80): (4, 1, 32), (4, 96): (4, 1, 32), (4, 128): (4, 1, 32), (4, 256): (2, 1, 16),
 }  # fmt: skip
 BACKWARD = {
@@ -156,7 +156,7 @@ BACKWARD = {
 
 
 def attention(kernel: str) -> tuple[int, int, int] | None:
-    """(rows of a block, threads, dynamic shared memory) of a kernel of attention that works on tiles; decoding: heads."""
+    """(rows, decoding: heads, of a block, threads, dynamic shared memory) of a kernel of attention on tiles."""
     match = re.fullmatch(r"attention_(fwd|bwd_kv|bwd_q|decode)_(f32|f16|bf16)_d(\d+)", kernel)
     if not match:
         return None

@@ -1,5 +1,5 @@
-"""The time below which a kernel cannot come: its traffic over the bandwidth of two GPUs, or its products over the rate of
-their tensor cores. Nothing here is measured.
+"""The time below which a kernel cannot come: its traffic over the bandwidth of two GPUs, or its products over the rate
+of their tensor cores. Nothing here is measured.
 
     python scripts/kernel_roofline.py   # the table of docs/cuda.md
 
@@ -50,6 +50,7 @@ def kernels(s: Shape) -> dict[str, tuple[float, float]]:
         "attention": (4 * rows, 2 * product),  # q, k, v; out
         # delta: out, dout; kv: q, k, v, dout, dk, dv and four products; q: q, k, v, dout, dq and three
         "attention backward": (13 * rows, 7 * product),
+        "attention, one token": (2 * rows / s.sequences, 4.0 * numbers / s.sequences),  # k and v of a whole sequence
         "cross_entropy, in place": (3 * logits, 12.0 * s.tokens * s.vocabulary),
         "embedding backward": (rows + 8.0 * numbers, 1.0 * numbers),  # at most: all tokens differ
         "grad_norm": (4 * s.parameters, 2 * s.parameters),
@@ -64,9 +65,13 @@ def kernels(s: Shape) -> dict[str, tuple[float, float]]:
     return table
 
 
+# What tensor cores do.
+PRODUCTS = {"attention", "attention backward"}
+
+
 def rate(kernel: str, gpu: str) -> float:
     """FLOPs a second."""
-    return TENSOR[gpu] if kernel.startswith("attention") else GPUS[gpu][1]
+    return TENSOR[gpu] if kernel in PRODUCTS else GPUS[gpu][1]
 
 
 def milliseconds(kernel: str, bytes_: float, flops: float, gpu: str) -> float:

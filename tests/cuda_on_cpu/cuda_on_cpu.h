@@ -80,7 +80,8 @@ struct Fragments {
 
 // The lane's part of c += a·b. Products are exact in f32; sums in f32, one after the other. All memory is the lanes' own.
 template <typename F>
-__attribute__((no_sanitize_thread)) void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], F widen, Place place) {
+__attribute__((no_sanitize_thread)) void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                                      F widen, Place place) {
     Fragments mine;
     for (int i = 0; i < 8; i++) mine.a[i] = widen(a[i / 2] >> i % 2 * 16 & 0xffff);
     for (int i = 0; i < 4; i++) mine.b[i] = widen(b[i / 2] >> i % 2 * 16 & 0xffff);

@@ -26,7 +26,8 @@ template <typename T> constexpr char letter() {
     if (std::is_same<T, int>::value) return 'i';
     if (std::is_same<T, unsigned>::value) return 'u';
     if (std::is_class<T>::value) return 's';
-    static_assert(std::is_class<T>::value || std::is_pointer<T>::value || sizeof(T) == 8 || sizeof(T) == 4, "a parameter of 4 or 8 bytes");
+    static_assert(std::is_class<T>::value || std::is_pointer<T>::value || sizeof(T) == 8 || sizeof(T) == 4,
+                  "a parameter of 4 or 8 bytes");
     return 'z';
 }
 
@@ -55,6 +56,6 @@ struct Adder {
 }  // namespace cuda_on_cpu
 
 #define ENTRY(kernel)                                                                                    \
-    static cuda_on_cpu::Adder adder_##kernel(#kernel, cuda_on_cpu::Unpack<decltype(&kernel)>::signature,    \
-                                             cuda_on_cpu::Unpack<decltype(&kernel)>::struct_bytes, \
+    static cuda_on_cpu::Adder adder_##kernel(#kernel, cuda_on_cpu::Unpack<decltype(&kernel)>::signature, \
+                                             cuda_on_cpu::Unpack<decltype(&kernel)>::struct_bytes,       \
                                              cuda_on_cpu::Unpack<decltype(&kernel)>::call<&kernel>);

@@ -275,7 +275,9 @@ def test_shared_memory_is_what_the_table_says(checked: Kernels, width: int, dtyp
     }.items():
         _, threads, shared = script.attention(kernel)
         assert shared <= 99 << 10
-        with pytest.raises(KernelError, match="dynamic shared memory .* beyond its end|outside of every buffer|memory that is not shared"):
+        with pytest.raises(
+            KernelError, match=r"shared memory .* beyond its end|outside of every buffer|memory that is not shared"
+        ):
             checked.launch(kernel, 1, threads, *arguments, problem, shared=shared - 16)
 
 

@@ -80,9 +80,7 @@ def inputs(case: Case, dtype: str, size: float = 1.0) -> tuple[torch.Tensor, tor
     return q, k, v
 
 
-def wanted(
-    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: int, kind: torch.dtype
-) -> torch.Tensor:
+def wanted(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, b: int, kind: torch.dtype) -> torch.Tensor:
     """(heads, d) of sequence b, as torch computes it."""
     first = 0 if case.left < 0 else max(0, case.lengths[b] - 1 - case.left)
     query = q[b, :, case.gap :].to(kind)[None, :, None]
@@ -165,7 +163,6 @@ def battery(kernels: Kernels) -> None:
     Narrow("attention", "a part left out", "*x = turn == 0 ? o[h][j] : *x + o[h][j]", "*x = o[h][j]"),
     Narrow("attention", "a piece of another top", "exponential<T>((top[s] - best) * scale * UNIT<T>), partial", "1.0f, partial"),
     Narrow("attention", "a sum of another top", "exponential<T>((top[s] - best) * scale * UNIT<T>), sum", "1.0f, sum"),
-    Narrow("attention", "a piece that nobody wrote", "if (sum[s] != 0.0f)\n                    x", "x"),
     Narrow("attention", "the cache of another sequence", "at.sequence * p.capacity", "at.sequence"),
 )  # fmt: skip
 def test_a_mistake_is_seen(mutant: Narrow) -> None:

@@ -126,8 +126,12 @@ FAR_CHECKS = {
 @mutants(
     Mutant("gated_mlp", "32 bits in an offset", "gate + n * row + i", "gate + unsigned(n * row + i)"),
     Mutant("rotary", "32 bits in a row", "qkv + n * row + offset", "qkv + int(n * row) + offset"),
-    test_attention.Narrow("attention", "32 bits in a tile", "head + (first + r) * row", "head + (first + r) * int(row)"),
-    test_attention.Narrow("attention", "32 bits in a result", "head + (first + r) * row + c", "head + int((first + r) * row) + c"),
+    test_attention.Narrow(
+        "attention", "32 bits in a tile", "head + (first + r) * row", "head + (first + r) * int(row)"
+    ),
+    test_attention.Narrow(
+        "attention", "32 bits in a result", "head + (first + r) * row + c", "head + int((first + r) * row) + c"
+    ),
     Mutant("embedding", "32 bits in a table", "table + ids[n] * d + i", "table + ids[n] * int(d) + i"),
 )
 def test_a_mistake_is_seen(mutant: Mutant) -> None:
