@@ -525,7 +525,14 @@ class ops:
     ) -> _Stored: ...
     @staticmethod
     def attention_forward(
-        qkv: _Stored, q: _Heads, k: _Heads, v: _Heads, scale: float, dtype: str = "float32"
+        qkv: _Stored,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> tuple[_Stored, _F32]: ...
     @staticmethod
     def attention_backward(
@@ -538,6 +545,8 @@ class ops:
         v: _Heads,
         scale: float,
         dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> _Stored: ...
     @staticmethod
     def attention_decode(
@@ -622,6 +631,9 @@ class ops:
     @staticmethod
     def isa() -> str: ...
     @staticmethod
+    def peak(dtype: str) -> float:
+        """Operations a second that the vector unit of one core gives for products of `dtype`."""
+    @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
@@ -656,25 +668,41 @@ class torch:
     @staticmethod
     def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
     @staticmethod
-    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
-    @staticmethod
     def rotary_into(y: Any, x: Any, cos: Any, sin: Any, backward: bool) -> None: ...
     @staticmethod
     def attention_forward(
-        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+        out: Any,
+        lse: Any | None,
+        turned: Any | None,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
+        scale: float,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def attention_backward(
-        dqkv: Any,
+        dq: Any,
+        dk: Any | None,
+        dv: Any | None,
         dout: Any,
         out: Any,
         lse: Any,
-        qkv: Any,
-        q: _Heads,
-        k: _Heads,
-        v: _Heads,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
         scale: float,
-        causal: bool,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def cross_entropy_forward(
@@ -723,6 +751,7 @@ class torch:
         weight_decay: float,
         step: int,
         grad_scale: float,
+        dither: tuple[int, Sequence[int]] | None = None,
     ) -> None: ...
     @staticmethod
     def sum_of_squares(g: Sequence[Any]) -> list[float]: ...
