@@ -3,21 +3,22 @@
 //   delta = Σ dout·out,  ds = p·(dout·vᵀ − delta);  dv = pᵀ·dout,  dk = dsᵀ·q·scale,  dq = ds·k·scale
 // Query t sees the keys s of its own document with t − left ≤ s ≤ t + right; negative: without end; causal: right = 0.
 // Tiles that nobody sees are not read. Several query heads may share a key head: head a uses a / (heads / kv_heads).
-//   q, k, v    any dtype: head a of token n begins at n·row + offset + a·stride, so they may lie in one projection;
-//              dq, dk, dv likewise, at the same places of their memory. Nothing between the heads is touched.
-//   out, dout  (batch·time, heads, d)     lse, delta  (batch, heads, time) f32
+//   q, k, v, out and their gradients, any dtype: head a of token t of sequence b is the d elements from
+//              b·sequence + t·token + a·head on, so they may lie in one projection, or as (batch, heads, time, d).
+//              Nothing between the heads is touched.
+//   lse, delta (batch, heads, time) f32
 //   spans      (batch·time, 2) begin and end of each token's document, within its sequence; attention_spans makes it of
 //              ends (documents) i32, where each document ends, counted over all tokens. null: documents are sequences
 //   width      the kernel ..._dD takes d ≤ D: the smallest D that holds d. Columns beyond d are 0 in shared memory only.
-//   scale      positive and finite
-//   16 bytes at a time where each address, offset, stride, row and d is a multiple of that, else one by one
+//   scale      positive and finite; no size is 0
+//   16 bytes at a time where each address, stride and d is a multiple of that, else one by one
 //   launch     tiles · heads · batch blocks (bwd_kv: kv_heads), tiles = ⌈time / rows⌉; rows, threads and dynamic shared
-//              memory of each: scripts/compile_kernels.py
+//              memory of each: scripts/compile_kernels.py; more than 48 KiB of it the driver must be asked to allow
 //   backward   attention_delta, then bwd_kv and bwd_q in any order; each result is summed by one block in one order
-//   decoding   attention_decode: q (batch, heads) of one token a sequence, at the position before lengths (batch) i32,
-//              against cached k, v, in pieces of the keys: partial (batch, heads, pieces, d), tops, sums (.., pieces) f32;
-//              attention_combine makes out (batch, heads, d) of them. pieces · piece is no less than any length, and no
-//              length is 0. pieces · ⌈heads / kv_heads / 8⌉ · kv_heads · batch blocks; combine: any grid, any block
+//   decoding   q (batch, heads) of one token a sequence, at position length − 1, against cached k, v in pieces of keys,
+//              lengths (batch) i32, none 0, none beyond pieces · piece. attention_decode:
+//              pieces · ⌈heads / kv_heads / 8⌉ · kv_heads · batch blocks; partial (batch, heads, pieces, d), tops, sums
+//              (batch, heads, pieces) f32; then attention_combine: out (batch, heads, d); any grid, any block
 // Accumulation in f32. 16-bit types multiply on tensor cores, with p and ds rounded to the type; f32 is all f32.
 //
 // The kernels of sm_90 that would use its own instructions (wgmma, TMA) belong beside these, under names ending in
@@ -33,20 +34,20 @@ namespace {
 constexpr unsigned LANES = 8;
 
 template <int V, typename T>
-__device__ __forceinline__ void sum_products(float* delta, const T* out, const T* dout, unsigned heads, unsigned d,
-                                             unsigned time, size_t rows) {
+__device__ __forceinline__ void sum_products(float* delta, const T* out, const T* dout, const Problem& p, size_t rows) {
     size_t step = size_t(gridDim.x) * blockDim.x / LANES, thread = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     unsigned l = threadIdx.x % LANES;
     for (size_t start = thread / 32 * (32 / LANES); start < rows; start += step) {  // the same for a whole warp
         size_t row = start + threadIdx.x % 32 / LANES;
+        unsigned head = row % p.heads, t = row / p.heads % p.time, b = row / p.heads / p.time;
+        const T *o = p.out.begin(out, b, head) + t * p.out.token, *g = p.dout.begin(dout, b, head) + t * p.dout.token;
         float sum = 0.0f;
-        for (unsigned i = l * V; i < d && row < rows; i += LANES * V) {
-            Vec<T, V> x = load<V>(out + row * d + i), y = load<V>(dout + row * d + i);
+        for (unsigned i = l * V; i < p.d && row < rows; i += LANES * V) {
+            Vec<T, V> x = load<V>(o + i), y = load<V>(g + i);
             for (int j = 0; j < V; j++) sum = fmaf(x[j], y[j], sum);
         }
         for (int bits = LANES / 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
-        size_t token = row / heads, head = row % heads;
-        if (l == 0 && row < rows) delta[(token / time * heads + head) * time + token % time] = sum;
+        if (l == 0 && row < rows) delta[(size_t(b) * p.heads + head) * p.time + t] = sum;
     }
 }
 
@@ -80,11 +81,12 @@ extern "C" __global__ void attention_spans(int* spans, const int* ends, unsigned
     attention::write_spans(spans, ends, documents, time, tokens);
 }
 
-#define DELTA(name, T)                                                                                           \
-    extern "C" __global__ void attention_delta_##name(float* delta, const T* out, const T* dout, unsigned heads, \
-                                                      unsigned d, unsigned time, size_t rows) {                  \
-        if (fits(d, out, dout)) attention::sum_products<WIDE<T>>(delta, out, dout, heads, d, time, rows);        \
-        else attention::sum_products<1>(delta, out, dout, heads, d, time, rows);                                 \
+#define DELTA(name, T)                                                                                                 \
+    extern "C" __global__ void attention_delta_##name(float* delta, const T* out, const T* dout, attention::Problem p, \
+                                                      size_t rows) {                                                   \
+        if (attention::fits(out, p.out) && attention::fits(dout, p.dout) && fits<T>(p.d))                              \
+            attention::sum_products<WIDE<T>>(delta, out, dout, p, rows);                                               \
+        else attention::sum_products<1>(delta, out, dout, p, rows);                                                    \
     }
 FOR_EACH_DTYPE(DELTA)
 

@@ -53,10 +53,9 @@ __device__ __forceinline__ void backward(T* first_out, T* second_out, const T* d
     if (sizeof(T) == 4) take<float, COLUMNS>(free, 16 * Shape::WARPS);
     Query* queries = reinterpret_cast<Query*>(free);  // [2][COLUMNS], of KV
 
-    Heads outputs = {0, p.d, size_t(p.heads) * p.d};
     Place at(p, ROWS, KV ? p.kv_heads : p.heads);
-    Sight sight(spans, at.token, KV ? p.right : p.left, KV ? p.left : p.right, p.time);
-    bool wide = fits(q, p.q) && fits(k, p.k) && fits(v, p.v) && fits(dout, outputs) && ::fits<T>(p.d);
+    Sight sight(spans, at.sequence, KV ? p.right : p.left, KV ? p.left : p.right, p.time);
+    bool wide = fits(q, p.q) && fits(k, p.k) && fits(v, p.v) && fits(dout, p.dout) && ::fits<T>(p.d);
     // What has the most to do under a causal mask comes first.
     int first = (KV ? at.tile : at.tiles - 1 - at.tile) * ROWS;
     unsigned group = warp() / Shape::SPLIT, column = warp() % Shape::SPLIT * WIDTH;
@@ -65,10 +64,10 @@ __device__ __forceinline__ void backward(T* first_out, T* second_out, const T* d
     Outlook outlook(sight, mine, 16);
 
     auto fetch_columns = [&](int stage, unsigned head, int from) {
-        const T* to_c = KV ? p.q.begin(q, at.token, head) : p.k.begin(k, at.token, head);
-        const T* to_e = KV ? outputs.begin(dout, at.token, head) : p.v.begin(v, at.token, head);
-        fetch<COLUMNS, THREADS>(c.from(stage * COLUMNS), to_c, KV ? p.q.row : p.k.row, from, p.time, p.d, wide);
-        fetch<COLUMNS, THREADS>(e.from(stage * COLUMNS), to_e, KV ? outputs.row : p.v.row, from, p.time, p.d, wide);
+        const T* to_c = KV ? p.q.begin(q, at.sequence, head) : p.k.begin(k, at.sequence, head);
+        const T* to_e = KV ? p.dout.begin(dout, at.sequence, head) : p.v.begin(v, at.sequence, head);
+        fetch<COLUMNS, THREADS>(c.from(stage * COLUMNS), to_c, KV ? p.q.token : p.k.token, from, p.time, p.d, wide);
+        fetch<COLUMNS, THREADS>(e.from(stage * COLUMNS), to_e, KV ? p.dout.token : p.v.token, from, p.time, p.d, wide);
         commit_copies();
     };
     unsigned shared = p.heads / p.kv_heads;  // query heads that share a key head
@@ -77,10 +76,10 @@ __device__ __forceinline__ void backward(T* first_out, T* second_out, const T* d
         return query<T>(lse, delta, (size_t(at.sequence) * p.heads + of) * p.time, t, p.time);
     };
 
-    const T* to_a = KV ? p.k.begin(k, at.token, at.head) : p.q.begin(q, at.token, at.head);
-    const T* to_b = KV ? p.v.begin(v, at.token, at.head) : outputs.begin(dout, at.token, at.head);
-    fetch<ROWS, THREADS>(a, to_a, KV ? p.k.row : p.q.row, first, p.time, p.d, wide);
-    fetch<ROWS, THREADS>(b, to_b, KV ? p.v.row : outputs.row, first, p.time, p.d, wide);
+    const T* to_a = KV ? p.k.begin(k, at.sequence, at.head) : p.q.begin(q, at.sequence, at.head);
+    const T* to_b = KV ? p.v.begin(v, at.sequence, at.head) : p.dout.begin(dout, at.sequence, at.head);
+    fetch<ROWS, THREADS>(a, to_a, KV ? p.k.token : p.q.token, first, p.time, p.d, wide);
+    fetch<ROWS, THREADS>(b, to_b, KV ? p.v.token : p.dout.token, first, p.time, p.d, wide);
     fetch_columns(0, head, all.begin);
     Query own[2];
     for (int h = 0; h < 2 && !KV; h++) own[h] = query_of(at.head, mine + 8 * h + row_of_lane());
@@ -121,12 +120,12 @@ __device__ __forceinline__ void backward(T* first_out, T* second_out, const T* d
     put(a.from(16 * group).right_of(column), x, scale);
     if constexpr (KV) put(b.from(16 * group).right_of(column), y, one);
     __syncthreads();  // the results are there
-    const Heads &to_x = KV ? p.k : p.q, &to_y = p.v;
-    send(to_x.begin(first_out, at.token, at.head), to_x.row, a, ROWS, first, p.time, p.d, wide && fits(first_out, to_x),
-         threadIdx.x, THREADS);
+    const Heads& to_x = KV ? p.dk : p.dq;
+    send(to_x.begin(first_out, at.sequence, at.head), to_x.token, a, ROWS, first, p.time, p.d,
+         wide && fits(first_out, to_x), threadIdx.x, THREADS);
     if (KV)
-        send(to_y.begin(second_out, at.token, at.head), to_y.row, b, ROWS, first, p.time, p.d,
-             wide && fits(second_out, to_y), threadIdx.x, THREADS);
+        send(p.dv.begin(second_out, at.sequence, at.head), p.dv.token, b, ROWS, first, p.time, p.d,
+             wide && fits(second_out, p.dv), threadIdx.x, THREADS);
 }
 
 }  // namespace

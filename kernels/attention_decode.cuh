@@ -9,8 +9,7 @@ namespace {
 
 // What a launch is asked; the host fills it in as it stands here.
 struct Decode {
-    Heads q, k, v;  // k, v: position t of sequence b is token b·capacity + t
-    size_t capacity;
+    Heads q, k, v;
     unsigned heads, kv_heads, d;
     int left;                // as in Problem, from the last position on; negative: all
     unsigned piece, pieces;  // keys of a piece, and how many pieces hold the longest sequence
@@ -79,15 +78,14 @@ __device__ __forceinline__ void decode(float* partial, float* tops, float* sums,
     float* shrinks = weights + HEADS * KEYS;          // [HEADS]
 
     Piece at(p, lengths);
-    size_t token = at.sequence * p.capacity;
-    const T *keys_from = p.k.begin(k, token, at.kv_head), *values_from = p.v.begin(v, token, at.kv_head);
+    const T *keys_from = p.k.begin(k, at.sequence, at.kv_head), *values_from = p.v.begin(v, at.sequence, at.kv_head);
     bool wide = fits(k, p.k) && fits(v, p.v) && ::fits<T>(p.d);
     float scale = p.scale * UNIT<T>;
     for (unsigned i = threadIdx.x; i < HEADS * D; i += THREADS) {
         unsigned h = i / D, c = i % D;
         queries[i] = h < at.heads && c < p.d ? to_f32(p.q.begin(q, at.sequence, at.head + h)[c]) : 0.0f;
     }
-    if (at.begin < at.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.row, at.begin, at.end, p.d, wide);
+    if (at.begin < at.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.token, at.begin, at.end, p.d, wide);
     commit_copies();
 
     // This warp's heads are warp(), warp() + WARPS, ...
@@ -97,7 +95,7 @@ __device__ __forceinline__ void decode(float* partial, float* tops, float* sums,
     for (int from = at.begin; from < at.end; from += KEYS) {
         wait_copies<0>();
         __syncthreads();  // keys and queries are there, and nobody reads values and weights any more
-        fetch<KEYS, THREADS>(values, values_from, p.v.row, from, at.end, p.d, wide);
+        fetch<KEYS, THREADS>(values, values_from, p.v.token, from, at.end, p.d, wide);
         commit_copies();
 #pragma unroll
         for (int i = 0; i < HEADS / WARPS; i++) {
@@ -113,7 +111,7 @@ __device__ __forceinline__ void decode(float* partial, float* tops, float* sums,
         }
         wait_copies<0>();
         __syncthreads();  // values and weights are there, and nobody reads the keys any more
-        if (from + KEYS < at.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.row, from + KEYS, at.end, p.d, wide);
+        if (from + KEYS < at.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.token, from + KEYS, at.end, p.d, wide);
         commit_copies();
         if (part >= PARTS) continue;
 #pragma unroll

@@ -68,9 +68,9 @@ __device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T*
     Tile<float, KEYS> lent = Tile<float, KEYS>{free}.from(16 * M * warp());
 
     Place at(p, ROWS, p.heads);
-    Sight sight(spans, at.token, p.left, p.right, p.time);
+    Sight sight(spans, at.sequence, p.left, p.right, p.time);
     unsigned shared_head = at.head / (p.heads / p.kv_heads);
-    const T *keys_from = p.k.begin(k, at.token, shared_head), *values_from = p.v.begin(v, at.token, shared_head);
+    const T *keys_from = p.k.begin(k, at.sequence, shared_head), *values_from = p.v.begin(v, at.sequence, shared_head);
     bool wide = fits(q, p.q) && fits(k, p.k) && fits(v, p.v) && ::fits<T>(p.d);
     // The last tile comes first: with a causal mask it has the most to do.
     int first = (at.tiles - 1 - at.tile) * ROWS, mine = first + 16 * M * warp();
@@ -80,21 +80,21 @@ __device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T*
     float o[M][D / 8][4] = {};
     Rows<M> rows;
     for (int i = 0; i < 2 * M; i++) rows.top[i / 2][i % 2] = -infinity(), rows.sum[i / 2][i % 2] = 0.0f;
-    fetch<ROWS, THREADS>(queries, p.q.begin(q, at.token, at.head), p.q.row, first, p.time, p.d, wide);
-    fetch<KEYS, THREADS>(keys, keys_from, p.k.row, all.begin, p.time, p.d, wide);
+    fetch<ROWS, THREADS>(queries, p.q.begin(q, at.sequence, at.head), p.q.token, first, p.time, p.d, wide);
+    fetch<KEYS, THREADS>(keys, keys_from, p.k.token, all.begin, p.time, p.d, wide);
     commit_copies();
     // Values come while scores are computed, and the next keys while values are added up.
     for (int from = all.begin; from < all.end; from += KEYS) {
         bool busy = outlook.sees(from, KEYS);
         wait_copies<0>();
         __syncthreads();  // the keys are there, and nobody reads the values any more
-        fetch<KEYS, THREADS>(values, values_from, p.v.row, from, p.time, p.d, wide);
+        fetch<KEYS, THREADS>(values, values_from, p.v.token, from, p.time, p.d, wide);
         commit_copies();
         float s[M][KEYS / 8][4] = {};
         if (busy) multiply_rows(s, queries.from(16 * M * warp()), keys);
         wait_copies<0>();
         __syncthreads();  // the values are there, and nobody reads the keys any more
-        if (from + KEYS < all.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.row, from + KEYS, p.time, p.d, wide);
+        if (from + KEYS < all.end) fetch<KEYS, THREADS>(keys, keys_from, p.k.token, from + KEYS, p.time, p.d, wide);
         commit_copies();
         if (!busy) continue;
         if (!outlook.sees_all(from, KEYS)) hide(s, sight, mine, from);
@@ -114,8 +114,8 @@ __device__ __forceinline__ void forward(T* out, float* lse, const T* q, const T*
     Tile<T, D> own = queries.from(16 * M * warp());
     put(own, o, factor);
     __syncwarp();  // the rows are there
-    Heads to = {0, p.d, size_t(p.heads) * p.d};
-    send(to.begin(out, at.token, at.head), to.row, own, 16 * M, mine, p.time, p.d, wide && fits(out, to), lane(), 32);
+    send(p.out.begin(out, at.sequence, at.head), p.out.token, own, 16 * M, mine, p.time, p.d, wide && fits(out, p.out),
+         lane(), 32);
 }
 
 }  // namespace

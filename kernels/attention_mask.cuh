@@ -8,18 +8,19 @@
 namespace attention {
 namespace {
 
-// Head a of token n begins at n·row + offset + a·stride.
+// Head a of token t of sequence b begins at b·sequence + t·token + a·head.
 struct Heads {
-    size_t offset, stride, row;
+    size_t sequence, token, head;
 
-    template <typename T> __device__ __forceinline__ T* begin(T* data, size_t token, unsigned head) const {
-        return data + token * row + offset + head * stride;
+    // The first token.
+    template <typename T> __device__ __forceinline__ T* begin(T* data, unsigned b, unsigned a) const {
+        return data + b * sequence + a * head;
     }
 };
 
 // Whether all rows can be moved by 16 bytes.
 template <typename T> __device__ __forceinline__ bool fits(const T* data, const Heads& h) {
-    return ::fits(h.row, data) && ::fits<T>(h.offset) && ::fits<T>(h.stride);
+    return ::fits(h.sequence, data) && ::fits<T>(h.token) && ::fits<T>(h.head);
 }
 
 struct Interval {
@@ -28,7 +29,7 @@ struct Interval {
 
 // What a launch is asked; the host fills it in as it stands here.
 struct Problem {
-    Heads q, k, v;
+    Heads q, k, v, out, dout, dq, dk, dv;
     unsigned heads, kv_heads, d;
     int time, left, right;
     float scale;
@@ -37,14 +38,12 @@ struct Problem {
 // Which piece a block has: tile by tile of a head, head by head of a sequence.
 struct Place {
     unsigned tile, tiles, head, sequence;
-    size_t token;  // the first of the sequence
 
     __device__ __forceinline__ Place(const Problem& p, unsigned rows, unsigned heads) {
         tiles = (p.time - 1) / rows + 1;
         tile = blockIdx.x % tiles;
         head = blockIdx.x / tiles % heads;
         sequence = blockIdx.x / tiles / heads;
-        token = size_t(sequence) * p.time;
     }
 };
 
@@ -55,8 +54,11 @@ struct Sight {
     int before, after;  // how far it reaches; negative: without end
     int time;
 
-    __device__ __forceinline__ Sight(const int* all_spans, size_t token, int before, int after, int time)
-        : spans(all_spans ? all_spans + 2 * token : nullptr), before(before), after(after), time(time) {}
+    __device__ __forceinline__ Sight(const int* all_spans, unsigned sequence, int before, int after, int time)
+        : spans(all_spans ? all_spans + size_t(2) * sequence * time : nullptr),
+          before(before),
+          after(after),
+          time(time) {}
     __device__ __forceinline__ Interval of(int t) const {
         Interval seen = {0, time};
         if (spans) seen = {spans[2 * t], spans[2 * t + 1]};

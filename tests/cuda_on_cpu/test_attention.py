@@ -14,15 +14,38 @@ from cuda_on_cpu.emulator import In, KernelError, Kernels, Out, poison
 from cuda_on_cpu.test_compile import script
 
 
+class Heads(ctypes.Structure):
+    """attention::Heads: elements from one sequence, token and head to the next."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("sequence", "token", "head")]
+
+
 class Problem(ctypes.Structure):
     """attention::Problem."""
 
     _fields_ = [
-        *[(f"{tensor}_{what}", ctypes.c_size_t) for tensor in "qkv" for what in ("offset", "stride", "row")],
+        *[(name, Heads) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")],
         *[(name, ctypes.c_uint) for name in ("heads", "kv_heads", "d")],
         *[(name, ctypes.c_int) for name in ("time", "left", "right")],
         ("scale", ctypes.c_float),
     ]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where heads stand in a piece of memory."""
+
+    offset: int
+    sequence: int
+    token: int
+    head: int
+
+    def heads(self) -> Heads:
+        return Heads(self.sequence, self.token, self.head)
+
+    def of(self, memory: torch.Tensor, batch: int, heads: int, time: int, d: int) -> torch.Tensor:
+        """(batch, heads, time, d), a view."""
+        return memory.as_strided((batch, heads, time, d), (self.sequence, self.head, self.token, 1), self.offset)
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,7 @@ class Case:
     right: int = 0  # causal
     documents: tuple[int, ...] = ()  # lengths, over all sequences
     gap: int = 8  # elements after each head; vectors fit where d + gap allows it
+    apart: bool = False  # each tensor by itself as (batch, heads, time, d); else rows of queries, keys and values
 
     def __str__(self) -> str:
         return "-".join(str(getattr(self, name)) for name in self.__dataclass_fields__)
@@ -44,19 +68,35 @@ class Case:
     def width(self) -> int:
         return next(width for width in script.WIDTHS if width >= self.d)
 
-    def offsets(self) -> tuple[list[tuple[int, int, int]], int]:
-        """(offset, stride, heads) of q, k and v, and the row: all queries, all keys, all values, a gap after each head."""
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"q": self.heads, "k": self.kv, "v": self.kv}
+
+    def grids(self) -> tuple[dict[str, Grid], int]:
+        """Of q, k and v, which share one piece of memory, and its size; something is between all heads."""
         step = self.d + self.gap
-        at, places = 8 if step % 8 == 0 else self.gap, []
-        for heads in (self.heads, self.kv, self.kv):
-            places.append((at, step, heads))
-            at += heads * step
-        return places, at + (8 if step % 8 == 0 else self.gap)
+        start = 8 if step % 8 == 0 else self.gap
+        grids, at = {}, start
+        row = start + sum(self.counts.values()) * step
+        for name, heads in self.counts.items():
+            if self.apart:
+                grids[name] = Grid(at, heads * self.time * step, step, self.time * step)
+                at += self.batch * heads * self.time * step
+            else:
+                grids[name] = Grid(at, self.time * row, row, step)
+                at += heads * step
+        return grids, at if self.apart else self.batch * self.time * row
+
+    def out(self) -> Grid:
+        """Of the result, without anything between."""
+        size = self.heads * self.time * self.d
+        return Grid(0, size, self.d, self.time * self.d) if self.apart else Grid(0, size, self.heads * self.d, self.d)
 
     def problem(self, scale: float) -> Problem:
-        places, row = self.offsets()
-        flat = [number for offset, stride, _ in places for number in (offset, stride, row)]
-        return Problem(*flat, self.heads, self.kv, self.d, self.time, self.left, self.right, scale)
+        q, k, v = (grid.heads() for grid in self.grids()[0].values())
+        out = self.out().heads()
+        numbers = (self.heads, self.kv, self.d, self.time, self.left, self.right)
+        return Problem(q, k, v, out, out, q, k, v, *numbers, scale)
 
     def seen(self) -> torch.Tensor:
         """(batch, time, time): which key each query sees."""
@@ -77,19 +117,6 @@ class Case:
         return -(-self.time // rows) * heads * self.batch
 
 
-def place(packed: torch.Tensor, x: torch.Tensor, at: tuple[int, int, int]) -> None:
-    """x (batch, heads, time, d) into rows."""
-    offset, stride, heads = at
-    for a in range(heads):
-        packed[:, offset + a * stride : offset + a * stride + x.shape[-1]] = x[:, a].reshape(-1, x.shape[-1])
-
-
-def taken(packed: torch.Tensor, case: Case, at: tuple[int, int, int]) -> torch.Tensor:
-    offset, stride, heads = at
-    parts = [packed[:, offset + a * stride : offset + a * stride + case.d] for a in range(heads)]
-    return torch.stack(parts, 1).view(case.batch, case.time, heads, case.d).transpose(1, 2)
-
-
 def spans_of(kernels: Kernels, case: Case, seed: int) -> torch.Tensor | None:
     if not case.documents:
         return None
@@ -104,37 +131,36 @@ def spans_of(kernels: Kernels, case: Case, seed: int) -> torch.Tensor | None:
 def run(
     kernels: Kernels, case: Case, qkv: torch.Tensor, dout: torch.Tensor, scale: float, seed: int
 ) -> tuple[torch.Tensor, ...]:
-    """(out, lse, delta, dqkv)"""
-    name, problem = f"{name_of(qkv)}_d{case.width}", case.problem(scale)
+    """(out, lse, delta, dqkv); qkv, dqkv: one piece of memory; out, dout: (batch, heads, time, d) as `case.out()` has it."""
+    name, problem, grids = f"{name_of(qkv)}_d{case.width}", case.problem(scale), case.grids()[0].values()
     spans = spans_of(kernels, case, seed)
-    out, lse, delta = poison(*dout.shape, dtype=qkv.dtype), poison(case.batch, case.heads, case.time), None
-    delta, dqkv = poison(case.batch, case.heads, case.time), poison(*qkv.shape, dtype=qkv.dtype)
-    x, s = [In(qkv)] * 3, None if spans is None else In(spans)
+    out, lse, delta = poison(dout.numel(), dtype=qkv.dtype), *[poison(case.batch, case.heads, case.time) for _ in "ab"]
+    dqkv, grad = poison(*qkv.shape, dtype=qkv.dtype), In(dout)
+    x, s = [In(qkv[grid.offset :]) for grid in grids], None if spans is None else In(spans)
+    dq, dk, dv = (Out(dqkv[grid.offset :]) for grid in grids)
 
     def launch(kernel: str, heads: int, *arguments: object) -> None:
         _, threads, shared = script.attention(kernel)
-        kernels.launch(kernel, case.blocks(kernel, heads), threads, *arguments, shared=shared, seed=seed)
+        kernels.launch(kernel, case.blocks(kernel, heads), threads, *arguments, problem, shared=shared, seed=seed)
 
-    launch(f"attention_fwd_{name}", case.heads, Out(out), Out(lse), *x, s, problem)
+    launch(f"attention_fwd_{name}", case.heads, Out(out), Out(lse), *x, s)
     rows = case.batch * case.time * case.heads
-    kernels.launch(
-        f"attention_delta_{name_of(qkv)}", 2, 64, Out(delta), In(out), In(dout), case.heads, case.d, case.time, rows,
-        seed=seed,
-    )  # fmt: skip
-    saved = [In(dout), *x, In(lse), In(delta), s, problem]
-    launch(f"attention_bwd_kv_{name}", case.kv, Out(dqkv), Out(dqkv), *saved)
-    launch(f"attention_bwd_q_{name}", case.heads, Out(dqkv), *saved)
+    kernels.launch(f"attention_delta_{name_of(qkv)}", 2, 64, Out(delta), In(out), grad, problem, rows, seed=seed)
+    launch(f"attention_bwd_kv_{name}", case.kv, dk, dv, grad, *x, In(lse), In(delta), s)
+    launch(f"attention_bwd_q_{name}", case.heads, dq, grad, *x, In(lse), In(delta), s)
     return out, lse, delta, dqkv
 
 
 def check(kernels: Kernels, case: Case, dtype: str, schedules: bool = True, size: float = 1.0) -> None:
-    places, row = case.offsets()
-    counts = (case.heads, case.kv, case.kv)
-    q, k, v = (randn(case.batch, n, case.time, case.d, dtype=dtype, seed=i, scale=size) for i, n in enumerate(counts))
-    dout = randn(case.batch, case.time, case.heads, case.d, dtype=dtype, seed=3)
-    qkv = poison(case.batch * case.time, row, dtype=q.dtype)
-    for x, at in zip((q, k, v), places, strict=True):
-        place(qkv, x, at)
+    grids, elements = case.grids()
+    shape = (case.batch, case.heads, case.time, case.d)
+    q, k, v = (
+        randn(case.batch, n, case.time, case.d, dtype=dtype, seed=i, scale=size)
+        for i, n in enumerate(case.counts.values())
+    )
+    dout, qkv = randn(q.numel(), dtype=dtype, seed=3), poison(elements, dtype=q.dtype)
+    for grid, x in zip(grids.values(), (q, k, v), strict=True):
+        grid.of(qkv, *x.shape).copy_(x)
     scale, seen = case.d**-0.5, case.seen()[:, None]
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -144,19 +170,20 @@ def check(kernels: Kernels, case: Case, dtype: str, schedules: bool = True, size
         return run(kernels, case, qkv, dout, scale, seed)
 
     out, lse, delta, dqkv = each_schedule(go) if schedules else go(0)
-    plain, exact = plain_and_exact(attend, [q, k, v], dout.transpose(1, 2))
-    assert_as_good(out.transpose(1, 2), plain[0], exact[0])
+    result, gradient = (case.out().of(x, *shape) for x in (out, dout))
+    plain, exact = plain_and_exact(attend, [q, k, v], gradient)
+    assert_as_good(result, plain[0], exact[0])
 
     def lse_in(kind: torch.dtype) -> torch.Tensor:
         scores = q.to(kind) @ k.to(kind).repeat_interleave(case.heads // case.kv, 1).transpose(2, 3) * scale
         return scores.masked_fill(~seen, float("-inf")).logsumexp(-1)
 
     assert_as_good(lse, lse_in(torch.float32), lse_in(torch.float64))
-    products = (out.double() * dout.double()).sum(-1).transpose(1, 2)
-    assert_as_good(delta, (out.float() * dout.float()).sum(-1).transpose(1, 2), products)
-    for at, p, e in zip(places, plain[1:], exact[1:], strict=True):
-        assert_as_good(taken(dqkv, case, at), p, e, factor=3)
-        place(dqkv, torch.full_like(taken(dqkv, case, at), float("nan")), at)
+    assert_as_good(delta, (result.float() * gradient.float()).sum(-1), (result.double() * gradient.double()).sum(-1))
+    for (name, grid), p, e in zip(grids.items(), plain[1:], exact[1:], strict=True):
+        ours = grid.of(dqkv, case.batch, case.counts[name], case.time, case.d)
+        assert_as_good(ours, p, e, factor=3)
+        ours.fill_(float("nan"))
     assert dqkv.isnan().all()  # nothing between the heads
 
 
@@ -164,6 +191,8 @@ SMALL = [
     Case(1, 1, 1, 1, 1, gap=2),
     Case(1, 33, 1, 1, 9, gap=7),  # vectors fit everywhere but in a head
     Case(1, 18, 2, 1, 30, right=-1, gap=3),
+    Case(2, 19, 2, 1, 64, right=3, apart=True),
+    Case(2, 9, 3, 3, 20, gap=1, apart=True),
     Case(2, 40, 4, 2, 64, left=20),
     Case(2, 37, 2, 1, 72, right=-1, documents=(3, 0, 30, 20, 21)),
     Case(1, 70, 1, 1, 80, left=30, right=9),
@@ -201,29 +230,30 @@ def test_magnitudes(kernels: Kernels, dtype: str) -> None:
 
 
 def outputs(kernels: Kernels, case: Case, qkv: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    dout = randn(case.batch, case.time, case.heads, case.d, dtype=str(qkv.dtype)[6:], seed=3)
+    dout = randn(case.batch * case.time * case.heads * case.d, dtype=str(qkv.dtype)[6:], seed=3)
     return run(kernels, case, qkv, dout, case.d**-0.5, seed)
 
 
 def test_a_query_that_is_not_finite_stays_in_its_row(kernels: Kernels) -> None:
     case = Case(1, 20, 1, 1, 64)
-    qkv = randn(20, case.offsets()[1], dtype="float16")
-    qkv[7, case.offsets()[0][0][0]] = float("nan")
+    grids, elements = case.grids()
+    qkv = randn(elements, dtype="float16")
+    grids["q"].of(qkv, 1, 1, 20, 64)[0, 0, 7, 63] = float("nan")
     out, lse, _, _ = outputs(kernels, case, qkv)
-    for rows in (out[0, :, 0].isnan().any(1), lse[0, 0].isnan()):
+    for rows in (out.view(20, 64).isnan().any(1), lse[0, 0].isnan()):
         assert rows.nonzero().flatten().tolist() == [7]
 
 
 def test_documents_are_sequences_of_their_own(kernels: Kernels) -> None:
     """Bit for bit: whether one stands alone, or between others."""
     whole = Case(1, 48, 2, 1, 64, documents=(16, 16, 16))
-    qkv = randn(48, whole.offsets()[1], dtype="bfloat16")
+    qkv = randn(whole.grids()[1], dtype="bfloat16")
     apart = Case(3, 16, 2, 1, 64)
     assert torch.equal(whole.seen()[0], torch.block_diag(*apart.seen()))
     out, lse, *_ = outputs(kernels, whole, qkv)
     alone, alone_lse, *_ = outputs(kernels, apart, qkv)
-    assert bits(out.view(3, 16, 2, 64)[0]) == bits(alone[0])
-    assert (out.view(alone.shape).float() - alone.float()).abs().max() < 2e-2
+    assert bits(out[: 16 * 2 * 64]) == bits(alone[: 16 * 2 * 64])
+    assert (out.float() - alone.float()).abs().max() < 2e-2
     assert (lse.view(2, 3, 16).transpose(0, 1) - alone_lse).abs().max() < 1e-5
 
 
@@ -265,8 +295,8 @@ def checked() -> Kernels:
 def test_shared_memory_is_what_the_table_says(checked: Kernels, width: int, dtype: str) -> None:
     """With 16 bytes less, a kernel goes beyond its end; 99 KiB is what a block can have on sm_86 and sm_89."""
     case = Case(1, 128, 1, 1, width)  # so that each warp has rows
-    qkv = randn(128, case.offsets()[1], dtype=DTYPES[dtype])
-    x, out, lse = [In(qkv)] * 3, poison(1, 128, 1, width, dtype=qkv.dtype), torch.zeros(1, 1, 128)
+    qkv = randn(case.grids()[1], dtype=DTYPES[dtype])
+    x, out, lse = [In(qkv)] * 3, poison(128 * width, dtype=qkv.dtype), torch.zeros(1, 1, 128)
     problem, saved = case.problem(1.0), [In(torch.zeros_like(out)), *x, In(lse), In(lse), None]
     for kernel, arguments in {
         f"attention_fwd_{dtype}_d{width}": [Out(out), Out(lse), *x, None],
@@ -287,6 +317,7 @@ BATTERY = [
     Case(2, 70, 2, 1, 64, right=30, documents=(3, 0, 60, 20, 57)),
     Case(1, 140, 1, 1, 64),
     Case(1, 20, 1, 1, 256),
+    Case(2, 9, 3, 3, 16, gap=1, apart=True),
 ]
 
 
@@ -354,8 +385,11 @@ class Wide(Narrow):
     Narrow("attention", "tokens beyond the sequence", "from, r < left && c", "from, c"),
     Narrow("attention", "columns beyond the head", "r < left && c * W < int(d));", "r < left);"),
     Narrow("attention", "vectors in odd heads", " && ::fits<T>(p.d)", ""),
+    Narrow("attention", "vectors at odd heads", " && ::fits<T>(h.head)", ""),
     Narrow("attention", "lse of another head", "* p.heads + at.head) * p.time", "* p.heads) * p.time"),
-    Narrow("attention", "delta of another token", "(token / time * heads + head)", "(head)"),
+    Narrow("attention", "delta of another token", "(size_t(b) * p.heads + head) * p.time + t", "row"),
+    Narrow("attention", "delta of another head", "p.dout.begin(dout, b, head)", "p.dout.begin(dout, b, 0)"),
+    Narrow("attention", "the place of q for its gradient", "KV ? p.dk : p.dq", "KV ? p.dk : p.dk"),
     Narrow("attention", "delta without a lane", "bits = LANES / 2; bits > 0", "bits = LANES / 2; bits > 1"),
     Narrow("attention", "a document ends early", "ends[middle]) <= n", "ends[middle]) < n"),
     Narrow("attention", "a document goes beyond its sequence", "(end < last ? end : last)", "end"),

@@ -11,7 +11,7 @@ from parity import assert_as_good, bits, randn
 
 from cuda_on_cpu.checks import DTYPES, each_schedule, must_be_caught, mutants, name_of
 from cuda_on_cpu.emulator import In, Kernels, Out, poison
-from cuda_on_cpu.test_attention import Narrow
+from cuda_on_cpu.test_attention import Heads, Narrow
 from cuda_on_cpu.test_compile import script
 
 
@@ -19,8 +19,7 @@ class Decode(ctypes.Structure):
     """attention::Decode."""
 
     _fields_ = [
-        *[(f"{tensor}_{what}", ctypes.c_size_t) for tensor in "qkv" for what in ("offset", "stride", "row")],
-        ("capacity", ctypes.c_size_t),
+        *[(name, Heads) for name in ("q", "k", "v")],
         *[(name, ctypes.c_uint) for name in ("heads", "kv_heads", "d")],
         ("left", ctypes.c_int),
         *[(name, ctypes.c_uint) for name in ("piece", "pieces")],
@@ -47,10 +46,10 @@ def run(
     """q (batch, heads, gap + d), k, v (batch, capacity, kv, gap + d); out (batch, heads, d)."""
     batch, capacity, step = len(case.lengths), k.shape[1], case.d + case.gap
     pieces, groups = -(-max(case.lengths) // piece), -(-case.heads // case.kv // 8)
-    cache = (case.gap, step, case.kv * step)
+    cache = Heads(capacity * case.kv * step, case.kv * step, step)
     problem = Decode(
-        case.gap, step, case.heads * step, *cache, *cache, capacity, case.heads, case.kv, case.d, case.left, piece,
-        pieces, case.d**-0.5,
+        Heads(case.heads * step, 0, step), cache, cache, case.heads, case.kv, case.d, case.left, piece, pieces,
+        case.d**-0.5,
     )  # fmt: skip
     partial, tops, sums = poison(batch, case.heads, pieces, case.d), *[poison(batch, case.heads, pieces) for _ in "ab"]
     out = poison(batch, case.heads, case.d, dtype=q.dtype)
@@ -58,7 +57,7 @@ def run(
     kernel = f"attention_decode_{name_of(q)}_d{width}"
     _, threads, shared = script.attention(kernel)
     kernels.launch(
-        kernel, pieces * groups * case.kv * batch, threads, Out(partial), Out(tops), Out(sums), In(q), In(k), In(v),
+        kernel, pieces * groups * case.kv * batch, threads, Out(partial), Out(tops), Out(sums), *[In(x.view(-1)[case.gap :]) for x in (q, k, v)],
         In(torch.tensor(case.lengths).int()), problem, shared=shared, seed=seed,
     )  # fmt: skip
     kernels.launch(
@@ -163,7 +162,7 @@ def battery(kernels: Kernels) -> None:
     Narrow("attention", "a part left out", "*x = turn == 0 ? o[h][j] : *x + o[h][j]", "*x = o[h][j]"),
     Narrow("attention", "a piece of another top", "exponential<T>((top[s] - best) * scale * UNIT<T>), partial", "1.0f, partial"),
     Narrow("attention", "a sum of another top", "exponential<T>((top[s] - best) * scale * UNIT<T>), sum", "1.0f, sum"),
-    Narrow("attention", "the cache of another sequence", "at.sequence * p.capacity", "at.sequence"),
+    Narrow("attention", "the cache of another sequence", "p.k.begin(k, at.sequence, at.kv_head)", "p.k.begin(k, 0, at.kv_head)"),
 )  # fmt: skip
 def test_a_mistake_is_seen(mutant: Narrow) -> None:
     must_be_caught(mutant, battery)

@@ -89,18 +89,20 @@ def check_far_table(kernels: Kernels) -> None:
 
 def check_far_attention(kernels: Kernels) -> None:
     """Two tokens far apart, against the same two side by side."""
-    x, dout = randn(2, 192, dtype="float16"), randn(1, 2, 1, 64, dtype="float16", seed=1)
+    x, dout = randn(2, 192, dtype="float16"), randn(2 * 64, dtype="float16", seed=1)
 
     def run(row: int) -> list[torch.Tensor]:
-        qkv, dqkv, out, lse = sparse(row + 192), sparse(row + 192), poison(1, 2, 1, 64, dtype=x.dtype), poison(1, 1, 2)
+        qkv, dqkv, out, lse = sparse(row + 192), sparse(row + 192), poison(2 * 64, dtype=x.dtype), poison(1, 1, 2)
         qkv[:192], qkv[row:] = x
-        heads = [number for offset in (0, 64, 128) for number in (offset, 64, row)]
-        problem, delta = test_attention.Problem(*heads, 1, 1, 64, 2, -1, 0, 0.125), torch.zeros(1, 1, 2)
-        saved = [In(dout), *[In(qkv)] * 3, In(lse), In(delta), None, problem]
+        far, near = test_attention.Heads(0, row, 0), test_attention.Heads(0, 64, 0)
+        problem = test_attention.Problem(far, far, far, near, near, far, far, far, 1, 1, 64, 2, -1, 0, 0.125)
+        delta, operands = torch.zeros(1, 1, 2), [In(qkv[at:]) for at in (0, 64, 128)]
+        dq, dk, dv = (Out(dqkv[at:]) for at in (0, 64, 128))
+        saved = [In(dout), *operands, In(lse), In(delta), None, problem]
         for kernel, arguments in {
-            "attention_fwd_f16_d64": [Out(out), Out(lse), *[In(qkv)] * 3, None, problem],
-            "attention_bwd_kv_f16_d64": [Out(dqkv), Out(dqkv), *saved],
-            "attention_bwd_q_f16_d64": [Out(dqkv), *saved],
+            "attention_fwd_f16_d64": [Out(out), Out(lse), *operands, None, problem],
+            "attention_bwd_kv_f16_d64": [dk, dv, *saved],
+            "attention_bwd_q_f16_d64": [dq, *saved],
         }.items():
             tiles = test_attention.script.attention(kernel)
             kernels.launch(kernel, 1, tiles[1], *arguments, shared=tiles[2])
