@@ -202,12 +202,13 @@ CALLS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "padding": ("llama", {}, padded()),
     "padding NeoX": ("gpt_neox", {}, padded()),
     "a mask of ones": ("llama", {}, {"attention_mask": torch.ones(3, 23, dtype=torch.long)}),
-    "a window shorter than the text": ("mistral", {"sliding_window": 5}, {}),
-    "a window as long as the text": ("mistral", {"sliding_window": 23}, {}),
+    "padding and a window": ("mistral", {"sliding_window": 5}, padded()),
     "positions of its own": ("llama", {}, {"position_ids": torch.arange(23)[None].expand(3, -1) + 2}),
     "other positions in each": ("llama", {}, {"position_ids": torch.arange(23) + torch.tensor([[0], [4], [9]])}),
-    "layers with and without window": (
-        "qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1, "layer_types": None}, {},
+    "padding, layers with and without window": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1, "layer_types": None},
+        padded(),
     ),
 }  # fmt: skip
 
@@ -216,18 +217,6 @@ CALLS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_what_the_kernel_cannot_do_is_right_too(call: str) -> None:
     name, changes, more = CALLS[call]
     assert_step(hf_models.build(name, **changes), hf_models.build(name, **changes).double(), **more)
-
-
-def test_packed_sequences() -> None:
-    """Positions that begin again mean documents that do not see each other."""
-    positions = torch.cat((torch.arange(9), torch.arange(14)))[None]
-    ids = hf_models.batch(sequences=1)
-    model = hf_models.build("llama")
-    want = model(**ids, position_ids=positions, use_cache=False).loss
-    plain = model(**ids, use_cache=False).loss
-    lct.accelerate(model)
-    torch.testing.assert_close(model(**ids, position_ids=positions, use_cache=False).loss, want, rtol=1e-5, atol=0)
-    assert abs(float(want - plain)) > 1e-4
 
 
 def test_dropout_stays() -> None:

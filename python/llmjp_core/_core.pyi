@@ -525,7 +525,14 @@ class ops:
     ) -> _Stored: ...
     @staticmethod
     def attention_forward(
-        qkv: _Stored, q: _Heads, k: _Heads, v: _Heads, scale: float, dtype: str = "float32"
+        qkv: _Stored,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> tuple[_Stored, _F32]: ...
     @staticmethod
     def attention_backward(
@@ -538,6 +545,8 @@ class ops:
         v: _Heads,
         scale: float,
         dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> _Stored: ...
     @staticmethod
     def attention_decode(
@@ -628,6 +637,29 @@ class ops:
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
+# --- cuda
+
+class cuda:
+    """GPUs; `llmjp_core.cuda` is the public interface (a module, in truth)."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why no GPU can be used, None when one can."""
+    @staticmethod
+    def device_count() -> int: ...
+    @staticmethod
+    def properties(device: int) -> tuple[str, tuple[int, int], int, str | None]:
+        """(name, (major, minor) of its compute capability, bytes of memory, the kernels that are meant for it)"""
+    @staticmethod
+    def target(device: int, op: str) -> str:
+        """Loads the kernels of an op; what they are: `sm_90`, or `compute_80` for PTX."""
+    @staticmethod
+    def built() -> tuple[str, list[str], list[str], list[str]]:
+        """(version of the compiler, targets, ops, kernels) in this library."""
+    @staticmethod
+    def selftest(device: int) -> list[tuple[str, float, float, bool]]:
+        """[(name, error, bound, passed)] of each result of each kernel on a device against its float64 reference."""
+
 # --- torch
 
 class torch:
@@ -659,25 +691,41 @@ class torch:
     @staticmethod
     def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
     @staticmethod
-    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
-    @staticmethod
     def rotary_into(y: Any, x: Any, cos: Any, sin: Any, backward: bool) -> None: ...
     @staticmethod
     def attention_forward(
-        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+        out: Any,
+        lse: Any | None,
+        turned: Any | None,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
+        scale: float,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def attention_backward(
-        dqkv: Any,
+        dq: Any,
+        dk: Any | None,
+        dv: Any | None,
         dout: Any,
         out: Any,
         lse: Any,
-        qkv: Any,
-        q: _Heads,
-        k: _Heads,
-        v: _Heads,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
         scale: float,
-        causal: bool,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def cross_entropy_forward(

@@ -85,9 +85,13 @@ class Op:
         backward_fake: Kernel,
         save: Callable[[tuple[Any, ...], Any], tuple[tuple[torch.Tensor, ...], tuple[Any, ...]]],
         rule: Rule,
+        eager_kernel: Kernel | None = None,
         eager_backward: Kernel | None = None,
+        alone: Kernel | None = None,
     ) -> None:
-        self.name, self.kernel, self.names = name, kernel, tuple(names)
+        """`alone` gives the first output only, for calls without gradients."""
+        self.name, self.kernel, self.names = name, eager_kernel or kernel, tuple(names)
+        self.alone = alone or self.kernel
         self.backward_kernel, self.save, self.rule = eager_backward or backward_kernel, save, rule
         _define(name, inputs, outputs, kernel, fake)
         _define(f"{name}_backward", backward_inputs, backward_outputs, backward_kernel, backward_fake)
@@ -115,7 +119,7 @@ class Op:
                 wants_gradient = wants_gradient or tensor.requires_grad
         if wants_gradient and torch.is_grad_enabled():
             return self.apply(*inputs)
-        return _first(self.kernel(*inputs))
+        return _first(self.alone(*inputs))
 
     def _by_dispatcher(self, inputs: tuple[Any, ...]) -> Any:
         on_cpu(self.name, **dict(zip(self.names, inputs, strict=False)))

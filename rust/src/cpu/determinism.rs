@@ -2,7 +2,7 @@
 //! their own files.)
 
 use super::activation::Activation;
-use super::attention::Heads;
+use super::heads::Heads;
 use super::testing::{place, same_on_all_threads, sample};
 use super::{activation, adamw, add, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm};
 use super::{linear, linear_cross_entropy, rms_norm, rotary};

@@ -11,6 +11,7 @@ mod determinism;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod grad_norm;
+pub mod heads;
 pub mod isa;
 pub mod layer_norm;
 pub mod linear;

@@ -108,6 +108,7 @@ mod tests {
             parallel_residual: true,
             bias: Bias { norm: true, attention: true, mlp: true },
             tie_word_embeddings: false,
+            sliding_window: None,
         })
         .unwrap()
     }

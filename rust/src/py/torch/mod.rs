@@ -4,6 +4,7 @@
 //! in them does not matter. Sums of gradients (`dw`, `dbias`) are float32.
 
 mod attention;
+mod dlpack;
 mod losses;
 mod optimizer;
 mod pool;
@@ -11,7 +12,7 @@ mod tensor;
 
 use pyo3::prelude::*;
 
-use self::attention::{attention_backward, attention_forward, rotary, rotary_into};
+use self::attention::{attention_backward, attention_forward, rotary_into};
 use self::losses::{
     cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
 };
@@ -261,7 +262,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(rms_norm_forward, rms_norm_backward, layer_norm_forward, layer_norm_backward);
     add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward);
     add!(linear_forward, linear_backward_input, linear_backward_weight);
-    add!(rotary, rotary_into, attention_forward, attention_backward);
+    add!(rotary_into, attention_forward, attention_backward);
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
     add!(adamw_step, sum_of_squares, pooled);
