@@ -47,6 +47,7 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
 	$(BIN)/python benches/torch_ops.py
+	$(BIN)/python benches/torch_overhead.py
 
 kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
 	$(BIN)/python scripts/compile_kernels.py
