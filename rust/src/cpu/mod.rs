@@ -20,6 +20,7 @@ pub mod math;
 pub mod matmul;
 pub mod micro;
 pub mod parallel;
+pub mod peak;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scratch;
