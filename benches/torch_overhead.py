@@ -2,8 +2,8 @@
 
     python benches/torch_overhead.py [--rounds 200]
 
-Eight tokens, a head of 64, float32, one thread; medians of rounds in which the two take turns, 20 calls each. Results go
-to benches/results/torch_overhead.{json,md}.
+Eight tokens, a head of 64, float32, one thread; medians of rounds in which the two take turns, 20 calls each. Results
+go to benches/results/torch_overhead.{json,md}.
 """
 
 from __future__ import annotations

@@ -331,35 +331,6 @@ def test_unsupported_configs_are_refused_by_key(
     assert str(folders[name]) in str(error.value) or words == "lm_head.weight"
 
 
-@pytest.mark.parametrize("window", [8, 10])
-def test_a_window_one_off_is_seen(window: int, tmp_path: Path) -> None:
-    theirs = randomized("mistral-window")
-    theirs.save_pretrained(tmp_path)
-    assert lc.Model.load(tmp_path).config["sliding_window"] == 9
-    edit(tmp_path, lambda config: config.update({"sliding_window": window}))
-    ids, _ = sample()
-    ours, logits = lc.Model.load(tmp_path).logits(ids), hf_logits(theirs, ids)
-    first = min(window, 9)
-    assert np.abs(ours - logits)[:, :first].max() <= 1e-4, "what no window has reached yet"
-    assert np.abs(ours - logits)[:, first:].max() > 1e-2
-
-
-def test_a_window_is_exported_as_mistral(tmp_path: Path) -> None:
-    lc.Model.from_spec(LLAMA | {"sliding_window": 5}).save(tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (config["model_type"], config["architectures"]) == ("mistral", ["MistralForCausalLM"])
-    assert config["sliding_window"] == 5 and "mlp_bias" not in config
-    lc.Model.from_spec(LLAMA).save(tmp_path / "plain")
-    assert "sliding_window" not in json.loads((tmp_path / "plain" / "config.json").read_text())
-
-
-def test_a_window_as_long_as_the_positions_cuts_nothing(folders: dict[str, Path]) -> None:
-    edit(folders["mistral"], lambda config: config.update({"sliding_window": 64}))
-    ids, _ = sample(time=64)
-    auto = transformers.AutoModelForCausalLM.from_pretrained(folders["mistral"], attn_implementation="eager")
-    assert np.abs(lc.Model.load(folders["mistral"]).logits(ids) - hf_logits(auto, ids)).max() <= 1e-4
-
-
 def test_pickles_are_refused_by_name(folders: dict[str, Path]) -> None:
     folder = folders["neox"]
     (folder / "model.safetensors").unlink()

@@ -34,7 +34,18 @@ def arguments() -> dict[str, tuple[Any, ...]]:
         "gated_mlp": (leaf(3, 7), leaf(3, 7, seed=2), "silu"),
         "linear": (leaf(2, 3, 8), leaf(5, 8, seed=2), leaf(5, seed=3)),
         "rotary": (leaf(2, 5, 3, 6), cos, sin),
-        "attention": (leaf(1, 5, 4, 6), leaf(1, 5, 2, 6, seed=2), leaf(1, 5, 2, 6, seed=3), cos, sin, 0.4, True),
+        "attention": (
+            leaf(1, 5, 4, 6),
+            leaf(1, 5, 2, 6, seed=2),
+            leaf(1, 5, 2, 6, seed=3),
+            cos,
+            sin,
+            None,
+            0.4,
+            -1,
+            0,
+            False,
+        ),
         "cross_entropy": (leaf(3, 6), target, *loss, None),
         "linear_cross_entropy": (leaf(3, 8), leaf(6, 8, seed=2), target, *loss, None, True),
     }
@@ -50,10 +61,13 @@ def test_opcheck(name: str) -> None:
 
 def test_opcheck_of_other_forms() -> None:
     """Optional arguments left out, one fused tensor of queries, keys and values, losses apart."""
-    attention, (q, *_, scale, causal) = ops.attention.library, arguments()["attention"]
-    fused = randn(1, 5, 4, 18).requires_grad_()
-    torch.library.opcheck(attention, (fused, None, None, *table(1, 5, 4, torch.float32), scale, causal))
-    torch.library.opcheck(attention, (q, q, q, None, None, scale, False))
+    attention, (q, k, *_) = ops.attention.library, arguments()["attention"]
+    fused, angles = randn(1, 5, 4, 18).requires_grad_(), table(1, 5, 4, torch.float32)
+    torch.library.opcheck(attention, (fused, None, None, *angles, None, 0.4, -1, 0, False))
+    torch.library.opcheck(attention, (fused, None, None, None, None, torch.tensor([0, 2, 5]), 0.4, 3, 1, False))
+    torch.library.opcheck(attention, (q, q, q, None, None, torch.tensor([[0, 0, 1, 1, 1]]), 0.4, -1, -1, False))
+    heads_first = [x.detach().transpose(1, 2).requires_grad_() for x in (q, k, k)]
+    torch.library.opcheck(attention, (*heads_first, None, None, None, 0.4, 2, 0, True))
     x, w, _, eps = arguments()["layer_norm"]
     torch.library.opcheck(ops.layer_norm.library, (x, w, None, eps))
     logits, target, *_ = arguments()["cross_entropy"]
@@ -171,6 +185,26 @@ def test_the_binding_checks_its_tensors(name: str) -> None:
         return
     with pytest.raises(error, match=names):
         binding.rms_norm_forward(*call)
+
+
+def test_a_class_of_its_own_is_asked_by_its_attributes() -> None:
+    """As a tensor is where torch does not describe it in C."""
+
+    class Own(torch.Tensor):
+        pass
+
+    x, y, z = randn(3, 7), torch.empty(3, 7), torch.empty(3, 7)
+    binding.activation_forward(y, x, "gelu")
+    binding.activation_forward(z.as_subclass(Own), x.as_subclass(Own), "gelu")
+    assert torch.equal(y, z)
+    with pytest.raises(UnsupportedInputError, match="`input` must be contiguous"):
+        binding.activation_forward(z, randn(7, 3).mT.as_subclass(Own), "gelu")
+    q = randn(1, 5, 2, 9).as_subclass(Own)
+    out = [torch.empty(1, 5, 2, 3) for _ in range(2)]
+    for inputs, result in ((q, out[0]), (q.as_subclass(torch.Tensor), out[1])):
+        parts = inputs.split(3, -1)
+        binding.attention_forward(result, None, None, *parts, None, None, None, 0.5, -1, 0, False)
+    assert torch.equal(*out)
 
 
 def test_overlapping_results_are_refused() -> None:

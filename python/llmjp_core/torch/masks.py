@@ -56,10 +56,11 @@ def _patterns(window: int | None) -> Iterator[tuple[Any, _Free | None, _Free | N
     yield plain, None, None
     positions: Any = _Free()
     ids: Any = _Free()
-    remap = getattr(m, "remap_positions_for_packed_sequence", None)
+    packing = m.packed_sequence_mask_function(ids)
+    remap = getattr(m, "remap_positions_for_packed_sequence", None)  # versions before compare places
     if remap is not None:
-        yield m.and_masks(remap(plain, positions), m.packed_sequence_mask_function(ids)), positions, ids
-    yield m.and_masks(plain, m.packed_sequence_mask_function(ids)), None, ids
+        yield m.and_masks(remap(plain, positions), packing), positions, ids
+    yield m.and_masks(plain, packing), None, ids
 
 
 def _documents(positions: Tensor | None, ids: Tensor, shape: tuple[int, int]) -> Tensor | None:

@@ -8,6 +8,7 @@ dtypes and shapes and writes them. Sums of weight gradients are float32 inside.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -431,5 +432,5 @@ attention = Op(
     rule=_attention_rule,
     eager_kernel=_attention,
     eager_backward=_attention_backward,
-    alone=lambda *inputs: _attention(*inputs, kept=False),
+    alone=functools.partial(_attention, kept=False),
 )

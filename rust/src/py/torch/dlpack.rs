@@ -25,6 +25,9 @@ pub(super) struct DlTensor {
     pub byte_offset: u64,
 }
 
+// SAFETY: fills the second argument from the first, an object of the library; not 0 with an exception set.
+type Read = unsafe extern "C" fn(*mut ffi::PyObject, *mut DlTensor) -> i32;
+
 /// The functions that a library offers; of version 1, which may grow at its end.
 #[repr(C)]
 struct ExchangeApi {
@@ -34,15 +37,14 @@ struct ExchangeApi {
     allocate: *const c_void,
     to_managed: *const c_void,
     from_managed: *const c_void,
-    // SAFETY: fills the second argument from the first, an object of the library; not 0 with an exception set.
-    read: Option<unsafe extern "C" fn(*mut ffi::PyObject, *mut DlTensor) -> i32>,
+    read: Option<Read>,
 }
 
 const API: &CStr = c"dlpack_exchange_api";
 
 /// torch's way to say what a tensor is, and the classes of plain tensors, whose instances it may be asked about.
 struct Torch {
-    read: unsafe extern "C" fn(*mut ffi::PyObject, *mut DlTensor) -> i32,
+    read: Read,
     classes: [Py<PyAny>; 2],
 }
 

@@ -80,10 +80,11 @@ impl<'a> Tensor<'a> {
         if said.device_type != dlpack::CPU || rank > MAX_RANK {
             return Self::from_attributes(op, name, value);
         }
-        // SAFETY: torch has set `ndim` of them, which live as long as the tensor, and the caller holds that.
-        let known =
-            unsafe { dlpack::each(said.shape, rank, &mut dims) && dlpack::each(said.strides, rank, &mut strides) };
-        if !known {
+        // SAFETY: torch has set `ndim` extents, which live as long as the tensor, and the caller holds that.
+        let sized = unsafe { dlpack::each(said.shape, rank, &mut dims) };
+        // SAFETY: so it has strides.
+        let spaced = unsafe { dlpack::each(said.strides, rank, &mut strides) };
+        if !sized || !spaced {
             return Self::from_attributes(op, name, value);
         }
         let address = (said.data.addr()).wrapping_add(said.byte_offset as usize);
