@@ -92,7 +92,7 @@ fn weights_and_losses() {
     });
     same_on_all_threads("linear", || {
         let (mut dw, mut db) = (vec![0.0; v * D], vec![0.0; v]);
-        linear::backward_weight(&mut dw, Some(&mut db), &dy, &x, N, D, v);
+        linear::backward_weight(&mut dw, Some(&mut db), linear::Mat::new(&dy, N, v), &x, D, true);
         [dw, db].concat()
     });
     same_on_all_threads("cross_entropy", || {

@@ -93,6 +93,14 @@ impl Start<'_> {
     }
 }
 
+/// Where a result stands: from column `first` on, in rows of `stride` numbers.
+#[derive(Debug)]
+pub struct Columns<'a, C> {
+    pub data: &'a mut [C],
+    pub stride: usize,
+    pub first: usize,
+}
+
 /// Columns `first..first + cols` of rows that are `stride` apart.
 struct Target<'a> {
     data: &'a mut [f32],
@@ -106,7 +114,14 @@ struct Target<'a> {
 /// # Panics
 /// When the extents do not fit each other or the data: a mistake of the calling kernel.
 pub fn matmul<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, bias: Option<&[C]>) {
-    check(c.len(), a, b);
+    matmul_columns(Columns { data: c, stride: b.cols, first: 0 }, a, b, bias);
+}
+
+/// All threads: columns of C = A·B (+ bias); the other columns stay what they are.
+///
+/// # Panics
+/// As `matmul`.
+pub fn matmul_columns<A: Element, B: Element, C: Element>(c: Columns<C>, a: Mat<A>, b: Mat<B>, bias: Option<&[C]>) {
     let Some(bias) = bias else { return product(c, a, b, Start::Zero) };
     with_scratch(b.cols, |wide| {
         wide.iter_mut().zip(bias).for_each(|(wide, b)| *wide = b.to_f32());
@@ -114,42 +129,44 @@ pub fn matmul<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat
     });
 }
 
-/// All threads: C += A·B.
+/// All threads: C += A·B, rounded once to C.
 ///
 /// # Panics
 /// As `matmul`.
-pub fn matmul_add<A: Element, B: Element>(c: &mut [f32], a: Mat<A>, b: Mat<B>) {
-    check(c.len(), a, b);
-    product(c, a, b, Start::Old);
+pub fn matmul_add<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>) {
+    product(Columns { data: c, stride: b.cols, first: 0 }, a, b, Start::Old);
 }
 
-fn check<A, B>(len: usize, a: Mat<A>, b: Mat<B>) {
+fn check<A, B, C>(c: &Columns<C>, a: Mat<A>, b: Mat<B>) {
     assert_eq!(a.cols, b.rows, "inner extents of a product");
-    assert!(a.fits() && b.fits() && len == a.rows * b.cols, "extents of a product within the data");
+    assert!(a.fits() && b.fits() && c.data.len() == a.rows * c.stride, "extents of a product within the data");
+    assert!(c.first + b.cols <= c.stride, "columns of a product within a row");
 }
 
-fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
+fn product<A: Element, B: Element, C: Element>(c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
+    check(&c, a, b);
     let (m, n) = (a.rows, b.cols);
     if m == 0 || n == 0 {
         return;
     }
-    let isa = isa();
+    let (isa, Columns { data, stride, first: left }) = (isa(), c);
     install(|| {
         if a.cols == 0 {
-            return c.chunks_mut(n).for_each(|row| begin(row, start));
+            return data.chunks_mut(stride).for_each(|row| begin(&mut row[left..left + n], start));
         }
         if m < FEW_ROWS {
-            return few_rows(isa, c, a, b, start);
+            return few_rows(isa, Columns { data, stride, first: left }, a, b, start);
         }
         for first in (0..n).step_by(COLUMNS) {
             let columns = first..n.min(first + COLUMNS);
             let b = b.cols_from(first, columns.len());
             let start = start.columns(columns.clone());
+            let first = left + first;
             if C::DTYPE == DType::F32 {
-                let data = bytemuck::cast_slice_mut(c);
-                band(isa, Target { data, stride: n, first, cols: b.cols }, a, b, start);
+                let data = bytemuck::cast_slice_mut(data);
+                band(isa, Target { data, stride, first, cols: b.cols }, a, b, start);
             } else {
-                rounded_band(isa, c, n, columns, a, b, start);
+                rounded_band(isa, Columns { data, stride, first }, a, b, start);
             }
         }
     });
@@ -165,19 +182,15 @@ fn begin<C: Element>(row: &mut [C], start: Start) {
 }
 
 /// A band made in f32 elsewhere, then rounded into its columns of C.
-fn rounded_band<A: Element, B: Element, C: Element>(
-    isa: Isa,
-    c: &mut [C],
-    n: usize,
-    columns: Range<usize>,
-    a: Mat<A>,
-    b: Mat<B>,
-    start: Start,
-) {
-    let cols = columns.len();
+fn rounded_band<A: Element, B: Element, C: Element>(isa: Isa, c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
+    let (cols, columns) = (b.cols, c.first..c.first + b.cols);
     with_scratch(a.rows * cols, |sums| {
+        if let Start::Old = start {
+            let rows = sums.par_chunks_mut(cols).zip(c.data.par_chunks(c.stride)).with_min_len(16);
+            rows.for_each(|(sums, c)| sums.iter_mut().zip(&c[columns.clone()]).for_each(|(s, c)| *s = c.to_f32()));
+        }
         band(isa, Target { data: sums, stride: cols, first: 0, cols }, a, b, start);
-        let rows = c.par_chunks_mut(n).zip(sums.par_chunks(cols)).with_min_len(16);
+        let rows = c.data.par_chunks_mut(c.stride).zip(sums.par_chunks(cols)).with_min_len(16);
         rows.for_each(|(c, sums)| dispatch!(isa, _s => narrow(&mut c[columns.clone()], sums)));
     });
 }
@@ -218,20 +231,20 @@ fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Few rows: each task makes `GROUP` columns for itself, (m, GROUP), which are put in place afterwards.
-fn few_rows<A: Element, B: Element, C: Element>(isa: Isa, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
-    let (m, n) = (a.rows, b.cols);
+fn few_rows<A: Element, B: Element, C: Element>(isa: Isa, c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
+    let (m, n, Columns { data, stride, first: left }) = (a.rows, b.cols, c);
     with_scratch(n.next_multiple_of(GROUP) * m, |parts| {
         parts.par_chunks_mut(m * GROUP).zip(0..n.div_ceil(GROUP)).for_each(|(part, g)| {
             let columns = g * GROUP..n.min((g + 1) * GROUP);
-            for (part, c) in part.chunks_exact_mut(GROUP).zip(c.chunks_exact(n)) {
-                part.iter_mut().zip(&c[columns.clone()]).for_each(|(part, c)| *part = c.to_f32());
+            for (part, c) in part.chunks_exact_mut(GROUP).zip(data.chunks_exact(stride)) {
+                part.iter_mut().zip(&c[left..][columns.clone()]).for_each(|(part, c)| *part = c.to_f32());
             }
             let (b, start) = (b.cols_from(columns.start, columns.len()), start.columns(columns));
             group(isa, part, a, b, start);
         });
         for (part, first) in parts.chunks_exact(m * GROUP).zip((0..n).step_by(GROUP)) {
-            for (part, c) in part.chunks_exact(GROUP).zip(c.chunks_exact_mut(n)) {
-                narrow(&mut c[first..n.min(first + GROUP)], part);
+            for (part, c) in part.chunks_exact(GROUP).zip(data.chunks_exact_mut(stride)) {
+                narrow(&mut c[left..][first..n.min(first + GROUP)], part);
             }
         }
     });
