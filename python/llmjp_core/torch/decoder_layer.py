@@ -139,7 +139,7 @@ class _Gradients:
         if not self.wanted[name] and not (bias is not None and self.wanted[f"{name}_bias"]):
             return
         if dy.dtype is torch.float32:
-            dw = torch.empty_like(w)
+            dw = like(w)
             dbias = None if bias is None else torch.empty_like(bias)
             _rust.linear_backward_weight_of(dw, dbias, dy, first, x)
         else:
