@@ -46,6 +46,7 @@ fmt:  ## format Rust and Python
 bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory of the trainer, and the drop-in for PyTorch
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
+	$(BIN)/python benches/torch_ops.py
 
 kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
 	$(BIN)/python scripts/compile_kernels.py

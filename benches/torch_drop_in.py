@@ -1,10 +1,10 @@
-"""llmjp_core.torch beside torch eager and torch.compile: each op, and a training step of Hugging Face models.
+"""A training step of Hugging Face models: accelerated by llmjp_core.torch, torch eager, and torch.compile.
 
-    python benches/torch_drop_in.py [--models llama-6x384 gpt_neox-6x384 ...] [--rounds 5] [--threads 2] [--no-ops]
+    python benches/torch_drop_in.py [--models llama-6x384 gpt_neox-6x384 ...] [--rounds 5] [--threads 2]
 
-The ops take turns in one process. The models are a process each, so that peak memory is its own; they take turns too,
-begin with the same weights and read the same batches, and their losses must agree. Medians are reported, also where we
-lose. Results go to benches/results/torch_drop_in.{json,md}.
+Each is a process, so that peak memory is its own; they take turns, begin with the same weights and read the same
+batches, and their losses must agree. Medians are reported, also where we lose. Results go to
+benches/results/torch_drop_in.{json,md}. The ops alone: benches/torch_ops.py.
 """
 
 from __future__ import annotations
@@ -134,18 +134,6 @@ def machine(threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ops_table(rounds: int) -> list[Any]:
-    import torch
-
-    import llmjp_core.torch as lct
-
-    names = ["rms_norm", "layer_norm", "gelu", "swiglu", "rotary", "attention", "linear", "cross_entropy",
-             "linear_cross_entropy"]  # fmt: skip
-    return [
-        row for kind in (torch.float32, torch.bfloat16) for row in lct.benchmark(names, rounds=rounds, dtype=kind).rows
-    ]
-
-
 def models_table(results: dict[str, Any]) -> str:
     lines = [
         "| model | " + " | ".join(f"{c}, tokens/s" for c in CONTENDERS) + " | ratio | peak, GB: "
@@ -167,7 +155,6 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["llama-6x384", "gpt_neox-6x384", "llama-12x768"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-ops", action="store_true")
     parser.add_argument("--work", nargs=2, metavar=("CONTENDER", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -176,34 +163,20 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     path = HERE / "results/torch_drop_in.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if args.models:
-        models = {name: race(name, args.rounds, args.threads) for name in args.models}
-        results["models"] = {**results.get("models", {}), **models}
-        results["machine of models"] = machine(args.threads)
-        write(path, results)
-    if not args.no_ops:
-        results["ops"] = [
-            {"op": r.op, "dtype": r.dtype, "shape": r.shape, "ms": r.milliseconds} for r in ops_table(args.rounds)
-        ]
-        results["machine of ops"] = machine(args.threads)
-        write(path, results)
+    models = {name: race(name, args.rounds, args.threads) for name in args.models}
+    results = {"models": {**results.get("models", {}), **models}, "machine": machine(args.threads)}
+    write(path, results)
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """What was measured so far; a part that was not measured now stays as it was."""
-    from llmjp_core.torch.timing import Row, Timings
-
-    text = ["# llmjp_core.torch beside torch", "", "Medians; the ratio is against the better of the others."]
-    if "models" in results:
-        text += ["", "## A training step of a Hugging Face model, float32", "", models_table(results["models"])]
-        text += ["", str(results["machine of models"])]
-    if "ops" in results:
-        rows = [Row(r["op"], r["dtype"], r["shape"], r["ms"]) for r in results["ops"]]
-        text += ["", "## Ops, forward and backward", "", Timings(rows).markdown(), "", str(results["machine of ops"])]
-    print("\n".join(text), flush=True)
+    """What was measured so far; models that were not measured now stay as they were."""
+    head = "Medians; the ratio is against the better of the others. float32."
+    lines = ["# A training step of Hugging Face models", "", head, "", models_table(results["models"]), ""]
+    text = "\n".join([*lines, str(results["machine"])])
+    print(text, flush=True)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n".join(text) + "\n")
+    path.with_suffix(".md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -159,6 +159,8 @@ class Twin:
         k, v = (part.repeat_interleave(heads // kv, 1) for part in (k, v))
         scores = q @ k.transpose(2, 3) * d**-0.5
         hidden = torch.ones(time, time, dtype=torch.bool).triu(1)
+        if self.spec.get("sliding_window"):
+            hidden |= torch.ones(time, time, dtype=torch.bool).tril(-self.spec["sliding_window"])
         scores = scores.masked_fill(hidden, torch.finfo(self.dtype).min)
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         probabilities = scores.softmax(-1, dtype=wide).to(self.dtype)

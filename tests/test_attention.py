@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from parity import DTYPES, assert_as_good, assert_same_bits_for_any_threads, call, plain_and_exact, randn
+from torch_cases import sees
 
 from llmjp_core import errors
 from llmjp_core._core import ops
@@ -87,6 +89,50 @@ def test_forward_and_backward(name: str, time: int, dtype: str) -> None:
     hidden = torch.ones(time, time, dtype=torch.bool).triu(1)
     right = scores.masked_fill(hidden, -torch.inf).logsumexp(-1)
     assert_as_good(lse, right.float(), right)
+
+
+def under_a_mask(
+    at: Layout, time: int, mask: torch.Tensor, dtype: str, **masked: Any
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """(ours, torch's, exact, factor) of the result and of the gradients of q, k, v."""
+    qkv, dout = inputs(at, time, dtype)
+
+    def plain(qkv: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part(qkv, heads) for heads in at[:3])
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
+        return out.transpose(1, 2).reshape(*qkv.shape[:2], -1)
+
+    theirs, exact = plain_and_exact(plain, [qkv], dout)
+    out, lse = call(ops.attention_forward, qkv, at.q, at.k, at.v, 0.3, dtype=dtype, **masked)
+    dqkv = call(ops.attention_backward, dout, out, lse, qkv, at.q, at.k, at.v, 0.3, dtype=dtype, **masked)
+    yield out, theirs[0], exact[0], 2
+    for heads in at[:3]:
+        yield part(dqkv, heads), part(theirs[1], heads), part(exact[1], heads), 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["neox 3x80", "gqa 4/2x96"])
+def test_window_and_documents(name: str, dtype: str) -> None:
+    time = 129
+    ids = torch.tensor([0] * 50 + [3] * 70 + [4] * 9).expand(2, -1)
+    for window, documents in [((16, 0), None), ((3, 2), ids), ((-1, 0), ids)]:
+        mask = sees(time, window, (50, 70, 9) if documents is not None else ())[0]
+        flat = None if documents is None else documents.flatten()
+        results = under_a_mask(LAYOUTS[name], time, mask, dtype, window=window, document_ids=flat)
+        for ours, theirs, exact, factor in results:
+            assert_as_good(ours, theirs, exact, factor)
+
+
+@pytest.mark.parametrize("wrong", [{"window": (15, 0)}, {"window": (17, 0)}, {"documents": (49, 80)}], ids=str)
+def test_a_mask_one_off_is_seen(wrong: dict[str, Any]) -> None:
+    right = (16, 0), (50, 79)
+    window, lengths = wrong.get("window", right[0]), wrong.get("documents", right[1])
+    mask, flat = sees(129, *right)[0], sees(129, window, lengths)[1].repeat(2)
+    for ours, theirs, exact, factor in under_a_mask(
+        LAYOUTS["neox 2x16"], 129, mask, "float32", window=window, document_ids=flat
+    ):
+        with pytest.raises(AssertionError):
+            assert_as_good(ours, theirs, exact, factor)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -192,6 +238,18 @@ def test_what_does_not_fit() -> None:
     for scale in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(errors.UnsupportedInputError, match="`scale` must be positive"):
             call(ops.attention_forward, qkv, at.q, at.k, at.v, scale)
+    with pytest.raises(errors.UnsupportedInputError, match="must not decrease"):
+        call(
+            ops.attention_forward,
+            qkv,
+            at.q,
+            at.k,
+            at.v,
+            0.25,
+            document_ids=torch.tensor([0, 0, 0, 1, 1, 0, 0, 2, 1, 2]),
+        )
+    with pytest.raises(errors.UnsupportedInputError, match="document_ids"):
+        call(ops.attention_forward, qkv, at.q, at.k, at.v, 0.25, document_ids=torch.tensor([0, 0]))
     keys = randn(5, 3, 16)
     with pytest.raises(errors.UnsupportedInputError, match="3 heads in `keys` do not divide 4 heads"):
         call(ops.attention_decode, randn(4, 16), keys, keys, 0.25)

@@ -18,7 +18,7 @@ from llmjp_core import errors
 transformers.logging.set_verbosity_error()
 
 PROMPTS = [[7], [1, 2, 3], [50, 4, 4, 19, 33, 8, 0], list(range(20))]
-FAMILIES = ["neox", "neox-sequential", "neox-d80", "llama", "llama-gqa", "llama-d128-biases-tied"]
+FAMILIES = ["neox", "neox-sequential", "neox-d80", "llama", "llama-gqa", "llama-d128-biases-tied", "mistral-window"]
 
 
 @pytest.fixture(params=FAMILIES)

@@ -64,6 +64,7 @@ HF: dict[str, tuple[str, dict[str, Any]]] = {
         | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "rope_parameters": ROPE},
     ),
     "mistral": ("mistral", LLAMA_SIZES | {"sliding_window": None, "rope_parameters": ROPE}),
+    "mistral-window": ("mistral", LLAMA_SIZES | {"sliding_window": 9, "rope_parameters": ROPE}),
 }
 CLASSES = {
     "neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
@@ -121,7 +122,7 @@ def test_import_gives_the_same_logits_and_gradients(name: str, tmp_path: Path) -
         assert as_good(got[key], grads[key].numpy(), want, 3), key
 
 
-@pytest.mark.parametrize("name", ["neox", "llama-gqa"])
+@pytest.mark.parametrize("name", ["neox", "llama-gqa", "mistral-window"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_as_good_as_transformers(name: str, dtype: str, tmp_path: Path) -> None:
     theirs = randomized(name).to(getattr(torch, dtype))
@@ -313,7 +314,7 @@ def test_defaults_are_those_of_transformers(folders: dict[str, Path]) -> None:
         ("llama-gqa", {"hidden_size": "48"}, "hidden_size"),
         ("llama-gqa", {"hidden_size": None}, "hidden_size"),
         ("llama-gqa", {"tie_word_embeddings": True}, "lm_head.weight"),
-        ("mistral", {"sliding_window": 32}, "sliding_window"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
         ("neox", {"rope_parameters": ROPE | {"partial_rotary_factor": 1.5}}, "rotary_pct"),
         ("neox", {"rope_parameters": ROPE | {"partial_rotary_factor": 0.2}}, "rotary"),
         ("neox", {"attention_bias": False}, "attention.dense.bias"),
@@ -328,6 +329,28 @@ def test_unsupported_configs_are_refused_by_key(
         lc.Model.load(folders[name])
     assert words in str(error.value)
     assert str(folders[name]) in str(error.value) or words == "lm_head.weight"
+
+
+@pytest.mark.parametrize("window", [8, 10])
+def test_a_window_one_off_is_seen(window: int, tmp_path: Path) -> None:
+    theirs = randomized("mistral-window")
+    theirs.save_pretrained(tmp_path)
+    assert lc.Model.load(tmp_path).config["sliding_window"] == 9
+    edit(tmp_path, lambda config: config.update({"sliding_window": window}))
+    ids, _ = sample()
+    ours, logits = lc.Model.load(tmp_path).logits(ids), hf_logits(theirs, ids)
+    first = min(window, 9)
+    assert np.abs(ours - logits)[:, :first].max() <= 1e-4, "what no window has reached yet"
+    assert np.abs(ours - logits)[:, first:].max() > 1e-2
+
+
+def test_a_window_is_exported_as_mistral(tmp_path: Path) -> None:
+    lc.Model.from_spec(LLAMA | {"sliding_window": 5}).save(tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("mistral", ["MistralForCausalLM"])
+    assert config["sliding_window"] == 5 and "mlp_bias" not in config
+    lc.Model.from_spec(LLAMA).save(tmp_path / "plain")
+    assert "sliding_window" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
 def test_a_window_as_long_as_the_positions_cuts_nothing(folders: dict[str, Path]) -> None:
@@ -427,6 +450,9 @@ def test_shards_stay_inside_the_folder(tmp_path: Path) -> None:
         (LLAMA | {"parallel_residual": True}, ["gpt_j_residual"]),
         (LLAMA | {"position": {"rotary": {"ndims": 4, "base": 1e4}}}, ["rotary_pct"]),
         (LLAMA | {"gated": False}, ["activation"]),
+        (LLAMA | {"sliding_window": 5, "activation": "gelu"}, ["activation"]),
+        (LLAMA | {"sliding_window": 5, "bias": {**LLAMA["bias"], "mlp": True}}, ["use_bias_in_mlp"]),
+        (NEOX | {"sliding_window": 5}, ["norm", "activation"]),
     ],
 )
 def test_export_refuses_what_no_class_computes(spec: dict[str, Any], keys: list[str], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ KERNELS = ROOT / "kernels"
 ON_CPU = ROOT / "tests/cuda_on_cpu"
 FILE_LIMIT = 500
 
-BASE = {"dtype", "error", "files", "interrupt", "memory", "tensor"}
+BASE = {"dtype", "error", "files", "interrupt", "memory", "philox", "tensor"}
 # What each layer may name with `crate::`; its own files always, `py` everything.
 MAY_USE = {
     **dict.fromkeys(BASE, BASE),
@@ -34,7 +34,7 @@ MAY_USE = {
 COMMON = "cpu::parallel"
 # These are named in one place only.
 ONLY_IN = {
-    "matrixmultiply": "cpu/matmul.rs",
+    "matrixmultiply": "cpu/matmul/widened.rs",
     "is_x86_feature_detected": "cpu/isa.rs",
     "pyo3": "py/",
 }

@@ -37,7 +37,10 @@ def check(x: torch.Tensor, w: torch.Tensor, t: np.ndarray, dtype: str, options: 
     assert_as_good(call(ops.linear_cross_entropy_forward, x, w, t, dtype=dtype, **options), plain[0], exact[0])
     ours = forward_backward(x, w, t, dtype, **options)
     for i, factor in enumerate([2, 3, 3]):
-        if float(exact[i].abs().max()) > 1e-15:
+        if dtype == "bfloat16" and i > 0 and exact[i].numel() == 1:
+            # The gradient of the logit is rounded, as torch's is; of one number one rounding says nothing of the other.
+            assert abs(float(ours[i]) - float(exact[i])) <= 2**-8 * abs(float(exact[i]))
+        elif float(exact[i].abs().max()) > 1e-15:
             assert_as_good(ours[i], plain[i], exact[i], factor)
         else:  # a vocabulary of one: loss and gradient are 0
             assert not ours[i].any()

@@ -57,6 +57,13 @@ MUTANTS: dict[str, Callable[..., Tensor]] = {
     "attention-causal": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
     "attention-full": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3),
     "rotary": lambda x: ours.rotary(x, *reversed(table(3, 17, 16, x.dtype))),
+    "attention-window": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, scale=0.3, window_size=(-1, 5)),
+    "attention-documents": lambda q, k, v: ours.scaled_dot_product_attention(
+        q, k, v, scale=0.3, enable_gqa=True, document_ids=(torch.arange(37) >= 21).long()[None]
+    ),
+    "varlen": lambda q, k, v: ours.varlen_attn(
+        q, k, v, torch.tensor([0, 19, 37]), scale=0.3, enable_gqa=True, window_size=(-1, -1)
+    ),
 }
 
 
@@ -66,6 +73,44 @@ def test_a_wrong_op_is_seen(name: str) -> None:
     mutant = Case(name, MUTANTS[name], case.plain, case.shapes)
     with pytest.raises(AssertionError):
         assert_parity(mutant, case.inputs())
+
+
+@pytest.mark.parametrize("left", [8, 10])
+def test_a_window_one_off_is_seen(left: int) -> None:
+    (case,) = [case for case in CASES if case.name == "attention-window" and case.shapes[0][2] == 101]
+    options = {"scale": 0.3, "enable_gqa": True, "window_size": (left, 0)}
+    mutant = Case("one off", lambda *x: ours.scaled_dot_product_attention(*x, **options), case.plain, case.shapes)
+    with pytest.raises(AssertionError):
+        assert_parity(mutant, case.inputs())
+
+
+def test_causal_is_a_window_without_a_right_side() -> None:
+    q, k, v = (randn(2, 3, 50, 8, seed=i) for i in range(3))
+    attend = ours.scaled_dot_product_attention
+    causal = attend(q, k, v, is_causal=True)
+    assert torch.equal(causal, attend(q, k, v, window_size=(-1, 0)))
+    assert torch.equal(causal, attend(q, k, v, is_causal=True, window_size=(50, 7)))
+    one = torch.zeros(2, 50, dtype=torch.int32)
+    assert torch.equal(causal, attend(q, k, v, is_causal=True, document_ids=one))
+    assert torch.equal(attend(q, k, v), attend(q, k, v, window_size=(49, 49)))
+    assert not torch.equal(causal, attend(q, k, v, is_causal=True, window_size=(48, 0)))
+
+
+def test_queries_keys_and_values_anywhere() -> None:
+    """In one projection, heads before tokens, every other row: the same bits, and gradients of their own layout."""
+    b, t, a, d = 2, 37, 3, 16
+    wide = randn(b, t, 2 * a, 3 * d, seed=1)
+    views = [x.transpose(1, 2) for x in wide[:, :, ::2].split(d, -1)]
+    assert not any(x.is_contiguous() for x in views)
+    dy = randn(b, t, a, d, seed=2).transpose(1, 2)
+    results = []
+    for inputs in (views, [x.contiguous() for x in views]):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = ours.scaled_dot_product_attention(*leaves, is_causal=True)
+        results.append((out, *torch.autograd.grad(out, leaves, dy)))
+        dense = torch.empty_like(leaves[0])
+        assert all(x.stride() == dense.stride() for x in results[-1])
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("case", ONE_EACH, ids=str)
@@ -177,6 +222,10 @@ def test_all_targets_ignored() -> None:
 def test_one_token_sees_itself() -> None:
     q, k, v = (randn(2, 3, 1, 8, seed=i) for i in range(3))
     assert torch.equal(ours.scaled_dot_product_attention(q, k, v, is_causal=True), v)
+    q, k, v = (randn(2, 3, 50, 8, seed=i) for i in range(3))
+    assert torch.equal(ours.scaled_dot_product_attention(q, k, v, window_size=(0, 0)), v)
+    alone = torch.arange(50).expand(2, -1)
+    assert torch.equal(ours.scaled_dot_product_attention(q, k, v, document_ids=alone), v)
 
 
 @pytest.mark.parametrize("way", ["short", "dispatcher"])
@@ -212,7 +261,18 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("two shapes", lambda: ours.swiglu(X, X[:1]), "one shape"),
     ("mask", lambda: ours.scaled_dot_product_attention(Q, Q, Q, torch.ones(3, 3)), "attn_mask"),
     ("dropout", lambda: ours.scaled_dot_product_attention(Q, Q, Q, dropout_p=0.1), "dropout_p"),
-    ("window", lambda: ours.scaled_dot_product_attention(Q, Q, Q, window_size=(2, 0)), "window_size"),
+    ("window", lambda: ours.scaled_dot_product_attention(Q, Q, Q, window_size=(-2, 0)), "window_size"),
+    ("half a key", lambda: ours.scaled_dot_product_attention(Q, Q, Q, window_size=(0.5, 0)), "window_size"),
+    ("one side", lambda: ours.scaled_dot_product_attention(Q, Q, Q, window_size=2), "window_size"),
+    ("ids", lambda: ours.scaled_dot_product_attention(Q, Q, Q, document_ids=T), "document_ids.*1, 3"),
+    ("ids back", lambda: ours.scaled_dot_product_attention(Q, Q, Q, document_ids=torch.tensor([[0, 1, 0]])),
+     "must not decrease, but 0 follows 1 at token 2"),
+    ("lengths", lambda: ours.varlen_attn(Q[0], Q[0], Q[0], torch.tensor([0, 1])), "cu_seq_q.*number of tokens, 2"),
+    ("lengths back", lambda: ours.varlen_attn(Q[0], Q[0], Q[0], torch.tensor([0, 2, 1, 2])), "must rise"),
+    ("keys' lengths", lambda: ours.varlen_attn(Q[0], Q[0], Q[0], torch.tensor([0, 2]), torch.tensor([0, 1])), "seq_k"),
+    ("float lengths", lambda: ours.varlen_attn(Q[0], Q[0], Q[0], torch.tensor([0.0, 2.0])), "int32 or int64"),
+    ("varlen gqa", lambda: ours.varlen_attn(Q[0], Q[0, :, :1], Q[0, :, :1], torch.tensor([0, 2])), "enable_gqa"),
+    ("varlen rows", lambda: ours.varlen_attn(Q, Q, Q, T), "tokens, heads, dim"),
     ("lengths", lambda: ours.scaled_dot_product_attention(Q, Q[:, :, :2], Q[:, :, :2]), "tokens"),
     ("gqa unasked", lambda: ours.scaled_dot_product_attention(Q, Q[:, :1], Q[:, :1]), "enable_gqa"),
     ("heads", lambda: ours.scaled_dot_product_attention(Q.repeat(1, 3, 1, 1)[:, :3], Q, Q, enable_gqa=True), "divide"),

@@ -143,6 +143,103 @@ def test_closure_missing_gradients_and_strides() -> None:
     torch.testing.assert_close(p, twin, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "state_dtype"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)],
+    ids=str,
+)
+def test_moments_in_their_own_dtype(dtype: torch.dtype, state_dtype: torch.dtype) -> None:
+    """Against a float32 run; a resume from the saved state goes on bit for bit."""
+    params = parameters(dtype)
+    optimizer = lct.optim.AdamW(params, **OPTIONS, state_dtype=state_dtype)
+    exact = parameters(dtype)
+    exact = [nn.Parameter(p.detach().float()) for p in exact]
+    reference = torch.optim.AdamW(exact, **OPTIONS)
+    for step in range(1, 4):
+        give_gradients(params, step)
+        optimizer.step()
+        for p, e in zip(params, exact, strict=True):
+            e.grad = p.grad.float()
+        reference.step()
+    unit = 2.0**-8 if torch.bfloat16 in (dtype, state_dtype) else 2.0**-11
+    for p, e in zip(params, exact, strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            ours, theirs = optimizer.state[p][name], reference.state[e][name]
+            assert ours.dtype == state_dtype
+            bound = 2e-6 if state_dtype == torch.float32 else 3 * unit
+            assert float((ours - theirs).abs().max()) <= bound * float(theirs.abs().max())
+        assert float((p - e).abs().max()) <= 3 * unit * float(e.abs().max())
+    again = [nn.Parameter(p.detach().clone()) for p in params]
+    resumed = lct.optim.AdamW(again, **OPTIONS, state_dtype=state_dtype)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one, o in ((params, optimizer), (again, resumed)):
+        give_gradients(one, 4)
+        o.step()
+    for a, b in zip(params, again, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(optimizer.state[a]["exp_avg"], resumed.state[b]["exp_avg"])
+
+
+def small_steps(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """bfloat16 weights near 1 after 200 steps of 1e-4 each, and how they moved in float64."""
+    p, exact = nn.Parameter(torch.ones(4096).bfloat16()), nn.Parameter(torch.ones(4096).double())
+    numbers: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.0}
+    optimizer, reference = lct.optim.AdamW([p], **numbers, **options), torch.optim.AdamW([exact], **numbers)
+    for _ in range(200):
+        p.grad, exact.grad = torch.ones_like(p), torch.ones_like(exact)
+        optimizer.step()
+        reference.step()
+    return p.detach(), exact.detach()
+
+
+def test_stochastic_rounding_gets_small_steps_through() -> None:
+    p, exact = small_steps()
+    assert torch.equal(p, torch.ones_like(p)), "to the nearest, nothing moves"
+    p, exact = small_steps(stochastic_rounding=True)
+    moved, want = 1 - p.double().mean(), 1 - exact.mean()
+    assert abs(float(moved / want) - 1) < 0.03, (moved, want)
+    again, _ = small_steps(stochastic_rounding=True)
+    other, _ = small_steps(stochastic_rounding=True, seed=1)
+    assert torch.equal(p, again) and not torch.equal(p, other)
+
+
+def test_stochastic_rounding_after_a_resume() -> None:
+    """Also of parameters that had no gradient for a while: a place is a parameter's for good."""
+
+    def steps(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for step in numbers:
+            give_gradients(params, step)
+            params[1].grad = None if step == 2 else params[1].grad
+            optimizer.step()
+
+    options: dict[str, Any] = {**OPTIONS, "stochastic_rounding": True, "seed": 5}
+    whole = parameters(torch.bfloat16)
+    one = lct.optim.AdamW([{"params": whole[:2]}, {"params": whole[2:]}], **options)
+    steps(whole, one, range(1, 3))
+    halves = [nn.Parameter(p.detach().clone()) for p in whole]
+    two = lct.optim.AdamW([{"params": halves[:2]}, {"params": halves[2:]}], **options)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    steps(whole, one, range(3, 6))
+    steps(halves, two, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_refused_storage() -> None:
+    with pytest.raises(UnsupportedInputError, match="state_dtype"):
+        lct.optim.AdamW(parameters(), state_dtype=torch.float16)
+    with pytest.raises(UnsupportedInputError, match="seed"):
+        lct.optim.AdamW(parameters(), seed=-1)
+    for dtype, options, what in (
+        (torch.float32, {"stochastic_rounding": True}, "stochastic rounding is for bfloat16"),
+        (torch.float16, {"state_dtype": torch.bfloat16}, "moments of bfloat16 are not kept for parameters of float16"),
+        (torch.float64, {}, "`param` must be float32, bfloat16, float16"),
+    ):
+        params = parameters(dtype)
+        give_gradients(params, 1)
+        with pytest.raises(UnsupportedInputError, match=what):
+            lct.optim.AdamW(params, **options).step()
+
+
 @pytest.mark.parametrize("name", ["amsgrad", "maximize", "capturable", "differentiable"])
 def test_refused(name: str) -> None:
     with pytest.raises(UnsupportedInputError, match=name):

@@ -41,6 +41,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None
     return scores.softmax(-1) @ v
 
 
+def sees(
+    tokens: int, window: tuple[int, int] = (-1, -1), lengths: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(what each query sees, the document of each token, where documents begin) from their definitions."""
+    lengths = lengths or (tokens,)
+    assert sum(lengths) == tokens
+    document = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    left, right = (tokens if n < 0 else n for n in window)
+    mask = (distance <= left) & (-distance <= right) & (document[:, None] == document)
+    return mask, document, torch.tensor([0, *lengths]).cumsum(0)
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
+
+
 @dataclass
 class Case:
     """`ours(*inputs)` against `plain(*inputs)`; `inputs` makes the inputs, all of which have gradients."""
@@ -114,6 +131,46 @@ def _attention_cases() -> list[Case]:
     return cases
 
 
+# (batch, heads, kv_heads, tokens, dim, window, lengths of documents)
+MASKS: list[tuple[int, int, int, int, int, tuple[int, int], tuple[int, ...]]] = [
+    (1, 2, 2, 7, 16, (1, 0), ()),
+    (2, 4, 2, 101, 16, (9, 0), ()),
+    (1, 6, 1, 130, 20, (17, 3), ()),
+    (1, 2, 2, 53, 80, (-1, 4), ()),
+    (1, 3, 3, 101, 256, (-1, 0), (1, 64, 30, 6)),
+    (2, 4, 2, 130, 8, (5, 0), (7, 97, 1, 25)),
+    (1, 2, 1, 37, 33, (-1, -1), (20, 17)),
+]
+
+
+def _masked_cases() -> list[Case]:
+    cases = []
+    for b, heads, kv_heads, t, d, window, lengths in MASKS:
+        mask, document, starts = sees(t, window, lengths)
+        options = {"scale": 0.3, "enable_gqa": True, "window_size": window}
+        shapes = ((b, heads, t, d), (b, kv_heads, t, d), (b, kv_heads, t, d))
+        ids = document.expand(b, -1) if lengths else None
+        cases.append(
+            Case(
+                "attention-documents" if lengths else "attention-window",
+                lambda q, k, v, o=options, ids=ids: ours.scaled_dot_product_attention(q, k, v, **o, document_ids=ids),
+                lambda q, k, v, m=mask: masked(q, k, v, m),
+                shapes,
+            )
+        )
+        if b > 1:
+            continue
+        cases.append(
+            Case(
+                "varlen",
+                lambda q, k, v, o=options, s=starts: ours.varlen_attn(q, k, v, s.int(), **o),
+                lambda q, k, v, m=mask: masked(*(x.transpose(0, 1)[None] for x in (q, k, v)), m)[0].transpose(0, 1),
+                ((t, heads, d), (t, kv_heads, d), (t, kv_heads, d)),
+            )
+        )
+    return cases
+
+
 def _rotary_cases() -> list[Case]:
     cases = []
     for shape, dims, batch in [((1, 1, 1, 2), 2, 1), ((2, 5, 3, 10), 4, 1), ((3, 17, 2, 16), 16, 3)]:
@@ -148,6 +205,7 @@ CASES = [
     Case("linear-no-bias", ours.linear, F.linear, ((1, 5), (3, 5))),
     *_rotary_cases(),
     *_attention_cases(),
+    *_masked_cases(),
     *_loss_cases(),
 ]
 # One case of each kind, for what does not depend on the shape.

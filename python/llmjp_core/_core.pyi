@@ -525,7 +525,14 @@ class ops:
     ) -> _Stored: ...
     @staticmethod
     def attention_forward(
-        qkv: _Stored, q: _Heads, k: _Heads, v: _Heads, scale: float, dtype: str = "float32"
+        qkv: _Stored,
+        q: _Heads,
+        k: _Heads,
+        v: _Heads,
+        scale: float,
+        dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> tuple[_Stored, _F32]: ...
     @staticmethod
     def attention_backward(
@@ -538,6 +545,8 @@ class ops:
         v: _Heads,
         scale: float,
         dtype: str = "float32",
+        window: tuple[int, int] = (-1, 0),
+        document_ids: Sequence[int] | None = None,
     ) -> _Stored: ...
     @staticmethod
     def attention_decode(
@@ -622,6 +631,9 @@ class ops:
     @staticmethod
     def isa() -> str: ...
     @staticmethod
+    def peak(dtype: str) -> float:
+        """Operations a second that the vector unit of one core gives for products of `dtype`."""
+    @staticmethod
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
@@ -631,16 +643,29 @@ class torch:
     """Ops on torch's CPU tensors, in place; `llmjp_core.torch` is the public interface (a module, in truth)."""
 
     @staticmethod
-    def pooled(x: Any) -> Any | None:
-        """A DLPack capsule like x, for `torch.utils.dlpack.from_dlpack`; None where there is no memory."""
+    def pooled(x: Any, width: int | None = None) -> Any | None:
+        """A DLPack capsule like x, or with rows of another width, for `torch.utils.dlpack.from_dlpack`; None where
+        there is no memory."""
     @staticmethod
     def rms_norm_forward(y: Any, rstd: Any, x: Any, w: Any, eps: float) -> None: ...
     @staticmethod
-    def rms_norm_backward(dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any) -> None: ...
+    def rms_norm_forward_add(y: Any, sum: Any, rstd: Any, x: Any, residual: Any, w: Any, eps: float) -> None: ...
+    @staticmethod
+    def rms_norm_backward(
+        dx: Any, dw: Any, dy: Any, x: Any, rstd: Any, w: Any, dresidual: Any | None = None
+    ) -> None: ...
     @staticmethod
     def layer_norm_forward(y: Any, stats: Any, x: Any, w: Any, bias: Any | None, eps: float) -> None: ...
     @staticmethod
-    def layer_norm_backward(dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, stats: Any, w: Any) -> None: ...
+    def layer_norm_forward_add(
+        y: Any, sum: Any, stats: Any, x: Any, residual: Any, w: Any, bias: Any | None, eps: float
+    ) -> None: ...
+    @staticmethod
+    def layer_norm_backward(
+        dx: Any, dw: Any, dbias: Any | None, dy: Any, x: Any, stats: Any, w: Any, dresidual: Any | None = None
+    ) -> None: ...
+    @staticmethod
+    def add(y: Any, a: Any, b: Any) -> None: ...
     @staticmethod
     def activation_forward(y: Any, x: Any, kind: str) -> None: ...
     @staticmethod
@@ -654,27 +679,45 @@ class torch:
     @staticmethod
     def linear_backward_input(dx: Any, dy: Any, w: Any) -> None: ...
     @staticmethod
-    def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
+    def linear_backward_input_add(dx: Any, dy: Any, w: Any) -> None: ...
     @staticmethod
-    def rotary(qkv: Any, heads: _Heads, cos: Any, sin: Any, backward: bool) -> None: ...
+    def linear_backward_weight(dw: Any, dbias: Any | None, dy: Any, x: Any) -> None: ...
     @staticmethod
     def rotary_into(y: Any, x: Any, cos: Any, sin: Any, backward: bool) -> None: ...
     @staticmethod
     def attention_forward(
-        out: Any, lse: Any, qkv: Any, q: _Heads, k: _Heads, v: _Heads, scale: float, causal: bool
+        out: Any,
+        lse: Any | None,
+        turned: Any | None,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
+        scale: float,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def attention_backward(
-        dqkv: Any,
+        dq: Any,
+        dk: Any | None,
+        dv: Any | None,
         dout: Any,
         out: Any,
         lse: Any,
-        qkv: Any,
-        q: _Heads,
-        k: _Heads,
-        v: _Heads,
+        q: Any,
+        k: Any | None,
+        v: Any | None,
+        cos: Any | None,
+        sin: Any | None,
+        document: Any | None,
         scale: float,
-        causal: bool,
+        left: int,
+        right: int,
+        heads_first: bool,
     ) -> None: ...
     @staticmethod
     def cross_entropy_forward(
@@ -723,6 +766,7 @@ class torch:
         weight_decay: float,
         step: int,
         grad_scale: float,
+        dither: tuple[int, Sequence[int]] | None = None,
     ) -> None: ...
     @staticmethod
     def sum_of_squares(g: Sequence[Any]) -> list[float]: ...

@@ -73,7 +73,7 @@ class Model:
     def load(cls, path: Folder, *, dtype: str = "float32") -> Model:
         """Reads a folder of `transformers` (`config.json` and safetensors, one file or shards).
 
-        GPT-NeoX and Llama classes, and Mistral where its window cuts nothing. Anything else is
+        GPT-NeoX, Llama and Mistral classes, the last with its sliding window. Anything else is
         refused by the key that asks for it; pickles are refused by name.
         """
         return cls(_core.Model.load(os.fspath(path), dtype))

@@ -12,6 +12,7 @@ pub mod interrupt;
 mod memory;
 pub mod model;
 pub mod ops;
+mod philox;
 #[cfg(feature = "python")]
 mod py;
 pub mod tensor;

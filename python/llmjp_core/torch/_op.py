@@ -85,10 +85,15 @@ class Op:
         backward_fake: Kernel,
         save: Callable[[tuple[Any, ...], Any], tuple[tuple[torch.Tensor, ...], tuple[Any, ...]]],
         rule: Rule,
+        eager_kernel: Kernel | None = None,
         eager_backward: Kernel | None = None,
+        alone: Kernel | None = None,
         tells_wanted: bool = False,
     ) -> None:
-        self.name, self.kernel, self.names = name, kernel, tuple(names)
+        """`alone` gives the first output only, for calls without gradients. With `tells_wanted` the rule finds which
+        tensors want a gradient at the end of `rest`."""
+        self.name, self.kernel, self.names = name, eager_kernel or kernel, tuple(names)
+        self.alone = alone or self.kernel
         self.backward_kernel, self.save, self.rule = eager_backward or backward_kernel, save, rule
         self.tells_wanted = tells_wanted
         _define(name, inputs, outputs, kernel, fake)
@@ -117,7 +122,7 @@ class Op:
                 wants_gradient = wants_gradient or tensor.requires_grad
         if wants_gradient and torch.is_grad_enabled():
             return self.apply(*inputs)
-        return _first(self.kernel(*inputs))
+        return _first(self.alone(*inputs))
 
     def _by_dispatcher(self, inputs: tuple[Any, ...]) -> Any:
         on_cpu(self.name, **dict(zip(self.names, inputs, strict=False)))

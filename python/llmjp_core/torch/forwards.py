@@ -1,7 +1,7 @@
 """What replaced modules of a Hugging Face model compute.
 
 Each function is the `forward` of one kind of module. Where a kernel cannot do what is asked, `forward` of the module's
-class is called instead; the conditions stand in `_plain_causal` and `_loss_only`, and `FALLBACKS` says them in words.
+class is called instead; the conditions stand in `masks` and `_loss_only`, and `FALLBACKS` says them in words.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from torch import nn
 
 from ..errors import UnsupportedInputError
 from . import functional as F
-from . import ops
+from . import masks, ops
 from ._op import on_cpu
 
 Tensor = torch.Tensor
 ATTENTION = "llmjp_core"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FALLBACKS = (
-    "attention: torch's scaled_dot_product_attention with an attention mask (padding, packed sequences, a sliding "
-    "window shorter than the text), with attention dropout in training, and for tokens after the first of a generation",
+    "decoder_layer: the modules inside one by one, where one of them has hooks, an adapter, a parametrization, a forward "
+    "or an activation that is not the family's, under autocast, with dropout in training, and where attention is torch's",
+    "attention: torch's scaled_dot_product_attention with padding and masks of one's own, with attention dropout in "
+    "training, and for tokens after the first of a generation",
     "loss: logits and the model's own loss in evaluation, with output_logits=True, and with logits_to_keep",
 )
 
@@ -86,27 +88,6 @@ def neox_mlp(self: Any, hidden_states: Tensor) -> Any:
 
 # --- attention
 
-# Arguments with which attention is more than softmax(q·kᵀ·scale)·v under the causal mask.
-_MORE = ("softcap", "position_bias", "s_aux", "cu_seq_lens_q", "cu_seq_lens_k", "past_key_values", "output_attentions")
-
-
-def _plain_causal(self: Any, tokens: int, attention_mask: Any, cache: Any, more: dict[str, Any]) -> bool:
-    """Whether the kernel computes what the module would."""
-    window = getattr(self, "sliding_window", None) or getattr(self.config, "sliding_window", None)
-    layers = getattr(self.config, "layer_types", None)
-    if layers is not None and getattr(self, "layer_type", None) == "full_attention":
-        window = None
-    return (
-        attention_mask is None
-        and cache is None
-        and (window is None or tokens <= window)
-        and (not self.training or self.attention_dropout == 0)
-        and bool(getattr(self, "is_causal", True))
-        and getattr(self.config, "is_causal", True) is not False
-        and more.get("is_causal") is not False
-        and all(more.get(name) is None or more[name] is False for name in _MORE)
-    )
-
 
 def llama_attention(
     self: Any,
@@ -116,19 +97,20 @@ def llama_attention(
     cache: Any = None,
     **more: Any,
 ) -> Any:
-    if position_embeddings is None or not _plain_causal(self, hidden_states.shape[1], attention_mask, cache, more):
+    b, t = hidden_states.shape[:2]
+    sees = masks.sight(self, b, t, attention_mask, more) if cache is None else None
+    if position_embeddings is None or sees is None:
         known = {"position_embeddings": position_embeddings, "attention_mask": attention_mask, **more}
         if cache is not None:
             known["cache"] = cache
         return type(self).forward(self, hidden_states, **known)
-    b, t = hidden_states.shape[:2]
     q_BTAD = self.q_proj(hidden_states).view(b, t, -1, self.head_dim)
     k_BTGD = self.k_proj(hidden_states).view(b, t, -1, self.head_dim)
     v_BTGD = self.v_proj(hidden_states).view(b, t, -1, self.head_dim)
     if hasattr(self, "q_norm"):
         q_BTAD, k_BTGD = self.q_norm(q_BTAD).to(v_BTGD.dtype), self.k_norm(k_BTGD).to(v_BTGD.dtype)
     cos, sin = (x.to(q_BTAD.dtype) for x in position_embeddings)
-    out_BTAD = ops.attention(q_BTAD, k_BTGD, v_BTGD, cos, sin, self.scaling, True)
+    out_BTAD = ops.attention(q_BTAD, k_BTGD, v_BTGD, cos, sin, sees.documents, self.scaling, sees.left, 0, False)
     return self.o_proj(out_BTAD.reshape(b, t, -1)), None
 
 
@@ -140,7 +122,9 @@ def neox_attention(
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **more: Any,
 ) -> Any:
-    if position_embeddings is None or not _plain_causal(self, hidden_states.shape[1], attention_mask, layer_past, more):
+    b, t = hidden_states.shape[:2]
+    sees = masks.sight(self, b, t, attention_mask, more) if layer_past is None else None
+    if position_embeddings is None or sees is None:
         return type(self).forward(
             self,
             hidden_states,
@@ -149,10 +133,9 @@ def neox_attention(
             position_embeddings=position_embeddings,
             **more,
         )
-    b, t = hidden_states.shape[:2]
     qkv = self.query_key_value(hidden_states).view(b, t, -1, 3 * self.head_size)
     cos, sin = (x.to(qkv.dtype) for x in position_embeddings)
-    out_BTAD = ops.attention(qkv, None, None, cos, sin, self.scaling, True)
+    out_BTAD = ops.attention(qkv, None, None, cos, sin, sees.documents, self.scaling, sees.left, 0, False)
     return self.dense(out_BTAD.reshape(b, t, -1)), None
 
 
@@ -169,23 +152,24 @@ def attention_interface(
     """For `transformers.AttentionInterface`: attention of a module whose own forward was called, as in generation."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    whole = query.shape[2] == key.shape[2] and not dropout and query.dtype == key.dtype
-    if not whole or not _plain_causal(module, query.shape[2], attention_mask, None, more):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
-        )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    b, _, t, dim = query.shape
+    if t != key.shape[2]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
+    sees = masks.sight(module, b, t, attention_mask, more)
+    if sees is None or dropout or query.dtype != key.dtype:
+        mask = masks.explicit(module, attention_mask, t, query.device)
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **more)
+    scale = dim**-0.5 if scaling is None else scaling
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return ops.attention(q, k, v, None, None, scale, True), None
+    return ops.attention(q, k, v, None, None, sees.documents, scale, sees.left, 0, False), None
 
 
 def register_attention() -> None:
     """Makes the name `llmjp_core` known to transformers; models that do not ask for it are not touched."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(ATTENTION, attention_interface)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION, masks.attention_mask)
 
 
 # --- the loss

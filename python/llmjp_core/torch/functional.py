@@ -151,37 +151,104 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     window_size: tuple[int, int] = (-1, -1),
+    document_ids: Tensor | None = None,
 ) -> Tensor:
     """softmax(q·kᵀ·scale)·v with q (batch, heads, tokens, dim), k and v (batch, kv_heads, tokens, dim).
 
-    Refused: masks, dropout, windows, and queries and keys of different length.
+    `window_size` is (left, right) as in flash-attention and torch's `varlen_attn`: how many keys before and after its
+    own a query sees, -1 for all; `is_causal` lets it see none after. `document_ids` (batch, tokens) are integers that
+    do not decrease along a sequence: a token sees its own document alone (`varlen_attn` for sequences end to end).
+    Refused: masks, dropout, and queries and keys of different length.
     """
     op = "scaled_dot_product_attention"
-    refused = {
-        "attn_mask": attn_mask is not None,
-        "dropout_p": dropout_p != 0.0,
-        "window_size": tuple(window_size) != (-1, -1),
-    }
-    for name, given in refused.items():
-        if given:
-            raise UnsupportedInputError(f"{op}: `{name}` is not supported by the CPU kernels; use torch's function")
+    if attn_mask is not None or dropout_p != 0.0:
+        name = "dropout_p" if attn_mask is None else "attn_mask"
+        raise UnsupportedInputError(f"{op}: `{name}` is not supported by the CPU kernels; use torch's function")
+    q, k, v = _cast(query, key, value)
+    assert q is not None and k is not None and v is not None
+    if not (q.dtype is k.dtype is v.dtype):
+        _one_dtype(op, query=q, key=k, value=v)
+    _check_heads(op, q, k, v, enable_gqa)
+    left, right = _window(op, window_size, is_causal)
+    if document_ids is not None:
+        document_ids = _ids(op, "document_ids", document_ids, (q.shape[0], q.shape[2]))
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    return _ops.attention(q, k, v, None, None, document_ids, scale, left, right, True)  # type: ignore[no-any-return]
+
+
+def varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor | None = None,
+    max_q: int | None = None,
+    max_k: int | None = None,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention of sequences that stand end to end: q (tokens, heads, dim), k and v (tokens, kv_heads, dim).
+
+    `cu_seq_q` holds where each sequence begins, and the number of all tokens at its end. The name and the arguments are
+    those of `torch.nn.attention.varlen.varlen_attn`, which has them from flash-attention's `flash_attn_varlen_func`;
+    there is no `is_causal`: window_size=(-1, 0) is causal, (n, 0) a window. Keys have the lengths of the queries, so
+    `cu_seq_k` may be left out, as may the longest lengths, which are not needed here. Refused: other lengths of keys.
+    """
+    op = "varlen_attn"
     q, k, v = _cast(query, key, value)
     assert q is not None and k is not None and v is not None
     _one_dtype(op, query=q, key=k, value=v)
-    _check_heads(op, q, k, v, enable_gqa)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    out = _ops.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None, None, scale, is_causal)
-    return out.transpose(1, 2)  # type: ignore[no-any-return]
+    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or (q.shape[0], q.shape[2]) != (k.shape[0], k.shape[2]):
+        shapes = f"query {list(q.shape)}, key {list(k.shape)}, value {list(v.shape)}"
+        raise UnsupportedInputError(f"{op}: needs (tokens, heads, dim), keys and values of as many tokens: {shapes}")
+    if q.shape[1] != k.shape[1] and not enable_gqa:
+        raise UnsupportedInputError(f"{op}: fewer key heads than query heads need enable_gqa=True")
+    if cu_seq_k is not None and cu_seq_k is not cu_seq_q and not torch.equal(cu_seq_q, cu_seq_k):
+        raise UnsupportedInputError(f"{op}: `cu_seq_k` must be `cu_seq_q`: each query has a key of its own here")
+    lengths = _ids(op, "cu_seq_q", cu_seq_q, (cu_seq_q.numel(),))
+    left, right = _window(op, window_size, False)
+    scale = q.shape[2] ** -0.5 if scale is None else scale
+    rows = (x.unsqueeze(0) for x in (q, k, v))
+    out = _ops.attention(*rows, None, None, lengths, scale, left, right, False)
+    return out.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _window(op: str, window_size: tuple[int, int], is_causal: bool) -> tuple[int, int]:
+    """(left, right), -1 for no limit."""
+    try:
+        left, right = window_size
+        fits = int(left) == left >= -1 and int(right) == right >= -1
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UnsupportedInputError(
+            f"{op}: `window_size` must be (left, right), whole numbers of keys from 0 up or -1 for all, "
+            f"got {window_size!r}"
+        )
+    return left, 0 if is_causal else right
+
+
+def _ids(op: str, name: str, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if ids.dtype not in (torch.int64, torch.int32) or tuple(ids.shape) != shape:
+        raise UnsupportedInputError(
+            f"{op}: `{name}` must be int32 or int64 of shape {list(shape)}, got {ids.dtype} {list(ids.shape)}"
+        )
+    return ids.long()
 
 
 def _check_heads(op: str, q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> None:
-    shapes = f"query {list(q.shape)}, key {list(k.shape)}, value {list(v.shape)}"
-    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape:
-        raise UnsupportedInputError(f"{op}: needs (batch, heads, tokens, dim) and one shape of key and value: {shapes}")
-    if (q.shape[0], q.shape[2], q.shape[3]) != (k.shape[0], k.shape[2], k.shape[3]):
-        raise UnsupportedInputError(f"{op}: query and key must agree in batch, tokens and dim: {shapes}")
-    if q.shape[1] != k.shape[1] and not enable_gqa:
-        raise UnsupportedInputError(f"{op}: fewer key heads than query heads need enable_gqa=True: {shapes}")
+    of_q, of_k = q.shape, k.shape
+    if len(of_q) != 4 or len(of_k) != 4 or of_k != v.shape:
+        why = "needs (batch, heads, tokens, dim) and one shape of key and value"
+    elif of_q[0] != of_k[0] or of_q[2] != of_k[2] or of_q[3] != of_k[3]:
+        why = "query and key must agree in batch, tokens and dim"
+    elif of_q[1] != of_k[1] and not enable_gqa:
+        why = "fewer key heads than query heads need enable_gqa=True"
+    else:
+        return
+    raise UnsupportedInputError(f"{op}: {why}: query {list(of_q)}, key {list(of_k)}, value {list(v.shape)}")
 
 
 _DIVISORS = {"mean": None, "sum": 1.0, "none": 0.0}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import forwards
+from . import forwards, masks
 from .decoder_layer import decoder_layer as _op
 
 Tensor = torch.Tensor
@@ -75,43 +75,42 @@ def obstacle(layer: Any) -> str | None:
     return None
 
 
-def _parts(layer: Any, cos: Tensor, sin: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _parts(layer: Any, cos: Tensor, sin: Tensor, sees: masks.Sight) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors of the op but its input, and its settings."""
     norm1, norm2, mlp = layer.input_layernorm, layer.post_attention_layernorm, layer.mlp
     if type(layer).__name__ in _FAMILY:
         attention, q_norm, k_norm = layer.self_attn, getattr(layer.self_attn, "q_norm", None), None
         heads: tuple[Any, ...] = (None, None)
-        eps = (1.0, 1.0)
+        eps: tuple[float, ...] = (1.0, 1.0)
         if q_norm is not None:
             k_norm = attention.k_norm
             heads, eps = (q_norm.weight, k_norm.weight), (q_norm.variance_epsilon, k_norm.variance_epsilon)
         q, k, v, o = (getattr(attention, name) for name in _LLAMA_LIKE)
         tensors = (
-            cos, sin, norm1.weight, None, norm2.weight, None,
+            cos, sin, sees.documents, norm1.weight, None, norm2.weight, None,
             q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, *heads, o.weight, o.bias,
             mlp.gate_proj.weight, mlp.gate_proj.bias, mlp.up_proj.weight, mlp.up_proj.bias,
             mlp.down_proj.weight, mlp.down_proj.bias,
         )  # fmt: skip
         kind = forwards.activation_kind(mlp.act_fn)
         eps = (norm1.variance_epsilon, norm2.variance_epsilon, *eps)
-        return tensors, (False, False, *eps, attention.head_dim, attention.scaling, kind)
+        return tensors, (False, False, *eps, attention.head_dim, attention.scaling, sees.left, kind)
     attention, up, down = layer.attention, mlp.dense_h_to_4h, mlp.dense_4h_to_h
     qkv, o = attention.query_key_value, attention.dense
     tensors = (
-        cos, sin, norm1.weight, norm1.bias, norm2.weight, norm2.bias, qkv.weight, qkv.bias,
+        cos, sin, sees.documents, norm1.weight, norm1.bias, norm2.weight, norm2.bias, qkv.weight, qkv.bias,
         None, None, None, None, None, None, o.weight, o.bias,
         None, None, up.weight, up.bias, down.weight, down.bias,
     )  # fmt: skip
     kind, parallel = forwards.activation_kind(mlp.act), bool(layer.use_parallel_residual)
-    settings = (True, parallel, norm1.eps, norm2.eps, 1.0, 1.0, attention.head_size, attention.scaling, kind)
-    return tensors, settings
+    eps = (norm1.eps, norm2.eps, 1.0, 1.0)
+    return tensors, (True, parallel, *eps, attention.head_size, attention.scaling, sees.left, kind)
 
 
 def _alike(x: Tensor, tensors: tuple[Any, ...]) -> bool:
     """Plain tensors of one dtype, on the CPU."""
     return x.dtype in forwards.DTYPES and all(
-        tensor is None or (type(tensor) in _TENSORS and tensor.dtype == x.dtype and tensor.is_cpu)
-        for tensor in tensors
+        tensor is None or (type(tensor) in _TENSORS and tensor.dtype == x.dtype and tensor.is_cpu) for tensor in tensors
     )
 
 
@@ -120,27 +119,31 @@ def _drops(layer: Any) -> bool:
     return layer.training and any(hasattr(layer, name) and getattr(layer, name).p > 0 for name in names)
 
 
-def _plain(layer: Any, x: Tensor, call: dict[str, Any]) -> bool:
-    """Whether this call is what the op computes."""
-    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+def _sight(layer: Any, x: Tensor, call: dict[str, Any]) -> masks.Sight | None:
+    """What the queries see; None where this call is not what the op computes."""
     more = dict(call)
-    mask, cache = more.pop("attention_mask", None), more.pop("cache", more.pop("layer_past", None))
-    return (
-        call.get("position_embeddings") is not None
-        and x.dim() == 3
-        and not torch.is_autocast_enabled("cpu")
-        and not nn.modules.module._has_any_global_hook()
-        and obstacle(layer) is None
-        and forwards._plain_causal(attention, x.shape[1], mask, cache, more)
-        and not _drops(layer)
-    )
+    mask, caches = more.pop("attention_mask", None), (more.pop("cache", None), more.pop("layer_past", None))
+    if (
+        call.get("position_embeddings") is None
+        or caches != (None, None)
+        or x.dim() != 3
+        or torch.is_autocast_enabled("cpu")
+        or nn.modules.module._has_any_global_hook()
+        or _drops(layer)
+        or obstacle(layer) is not None
+    ):
+        return None
+    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+    return masks.sight(attention, x.shape[0], x.shape[1], mask, more)
 
 
 def decoder_layer(self: Any, hidden_states: Tensor, *args: Any, **call: Any) -> Any:
     """`forward` of a decoder layer of any family."""
-    if not args and _plain(self, hidden_states, call):
-        tensors, settings = _parts(self, *(x.to(hidden_states.dtype) for x in call["position_embeddings"]))
-        if _alike(hidden_states, tensors):
+    sees = None if args else _sight(self, hidden_states, call)
+    if sees is not None:
+        cos, sin = (x.to(hidden_states.dtype) for x in call["position_embeddings"])
+        tensors, settings = _parts(self, cos, sin, sees)
+        if _alike(hidden_states, (*tensors[:2], *tensors[3:])):
             op = functools.partial(_run, tensors, settings)
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
                 return self._gradient_checkpointing_func(op, hidden_states)

@@ -258,12 +258,17 @@ linear = Op(
 )
 
 
+def _rows(x: Tensor) -> Tensor:
+    """With numbers of a head side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 # --- rotary: half rotation of the first dims of each head; x (B, T, A, D), cos and sin (1 or B, T, dims)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, backward: bool) -> Tensor:
-    x = x.contiguous()
-    y = like(x)
+    x = _rows(x)
+    y = like(x) if x.is_contiguous() else _fake_like(x)
     _rust.rotary_into(y, x, cos.contiguous(), sin.contiguous(), backward)
     return y
 
@@ -285,109 +290,155 @@ rotary = Op(
 
 
 # --- attention: softmax(q·kᵀ·scale)·v, with the rotation of q and k before it when cos and sin are given.
-# q (B, T, A, D), k and v (B, T, G, D); or q alone (B, T, A, 3D), each head's [q | k | v] as GPT-NeoX has them.
-# Queries, keys and values are kept side by side in the rows of one tensor, rotated.
-
-_Heads = tuple[int, int, int, int]  # offset, stride, count, dim
-
-
-def _layout(heads: int, kv_heads: int, dim: int) -> tuple[_Heads, _Heads, _Heads]:
-    """Where q, k and v stand in a row; kv_heads = 0 means one [q | k | v] for each head."""
-    if kv_heads == 0:
-        return (0, 3 * dim, heads, dim), (dim, 3 * dim, heads, dim), (2 * dim, 3 * dim, heads, dim)
-    k = heads * dim
-    return (0, dim, heads, dim), (k, dim, kv_heads, dim), (k + kv_heads * dim, dim, kv_heads, dim)
+# q (B, T, A, D), k and v (B, T, G, D), or heads before tokens with heads_first, without rotation then; or q alone
+# (B, T, A, 3D), each head's [q | k | v] as GPT-NeoX has them. All are read, and gradients written, where they stand.
+# A query sees `left` keys before its own and `right` after it (-1: all), of its own document: documents are ids
+# (B, T) that do not decrease, or cumulative lengths (documents + 1) of one sequence, int64.
+# What the products read is kept: the inputs, or the rotated copy: queries, then keys (B, T, A + G, D), or as q alone.
 
 
-def _sizes(q: Tensor, k: Tensor | None) -> tuple[int, int, int]:
-    """(heads, kv_heads, dim)"""
-    return (q.shape[2], 0, q.shape[3] // 3) if k is None else (q.shape[2], k.shape[2], q.shape[3])
+def _placed_like(x: Tensor) -> Tensor:
+    """A place for a result like x, its dimensions in the same order in memory."""
+    return like(x) if x.is_contiguous() else torch.empty_like(x)
+
+
+def _turned(q: Tensor, k: Tensor | None) -> Tensor:
+    """A place for the rotated inputs."""
+    if k is None:
+        return _fake_like(q)
+    b, t, heads, dim = q.shape
+    return q.new_empty((b, t, heads + k.shape[2], dim))
+
+
+def _attended(q: Tensor, k: Tensor | None) -> Tensor:
+    """A place for the result."""
+    return torch.empty_like(q) if k is not None else q.new_empty((*q.shape[:3], q.shape[3] // 3))
+
+
+def _lse(q: Tensor) -> Tensor:
+    return q.new_empty(q.numel() // (q.shape[3] or 1), dtype=torch.float32)
 
 
 def _attention(
-    q: Tensor, k: Tensor | None, v: Tensor | None, cos: Tensor | None, sin: Tensor | None, scale: float, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    b, t = q.shape[:2]
-    heads, kv_heads, dim = _sizes(q, k)
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    documents: Tensor | None,
+    scale: float,
+    left: int,
+    right: int,
+    heads_first: bool,
+    kept: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What is `kept` for the backward pass is left out else."""
+    q = _rows(q)
+    out, lse = _attended(q, k), _lse(q) if kept else None
     if k is not None and v is not None:
-        qkv = torch.cat((q, k, v), 2)
-    else:
-        qkv = q.contiguous() if cos is None else q.clone(memory_format=torch.contiguous_format)
-    qkv = qkv.view(b, t, -1)
-    places = _layout(heads, kv_heads, dim)
+        k, v = _rows(k), _rows(v)
+    turned = None
     if cos is not None and sin is not None:
-        cos, sin = cos.contiguous(), sin.contiguous()
-        _rust.rotary(qkv, places[0], cos, sin, False)
-        _rust.rotary(qkv, places[1], cos, sin, False)
-    out = q.new_empty((b, t, heads, dim))
-    lse = q.new_empty((b, heads, t), dtype=torch.float32)
-    _rust.attention_forward(out, lse, qkv, *places, scale, causal)
-    return out, lse, qkv
+        turned, cos, sin = _turned(q, k), cos.contiguous(), sin.contiguous()
+    if documents is not None:
+        documents = documents.contiguous()
+    _rust.attention_forward(out, lse, turned, q, k, v, cos, sin, documents, scale, left, right, heads_first)
+    return out, lse, turned
+
+
+def _attention_library(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    out, lse, turned = _attention(q, *rest)
+    assert lse is not None
+    return out, lse, q.new_empty(0) if turned is None else turned
 
 
 def _attention_fake(
-    q: Tensor, k: Tensor | None, v: Tensor | None, cos: Tensor | None, sin: Tensor | None, scale: float, causal: bool
+    q: Tensor, k: Tensor | None, v: Tensor | None, cos: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    b, t = q.shape[:2]
-    heads, kv_heads, dim = _sizes(q, k)
-    row = 3 * heads * dim if kv_heads == 0 else (heads + 2 * kv_heads) * dim
-    lse = q.new_empty((b, heads, t), dtype=torch.float32)
-    return q.new_empty((b, t, heads, dim)), lse, q.new_empty((b, t, row))
+    out = _attended(q if q.stride(-1) == 1 else _fake_like(q), k)
+    return out, _lse(q), q.new_empty(0) if cos is None else _turned(q, k)
+
+
+def _gradients(
+    out: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Places for dq, dk, dv, or for all in one."""
+    if v is None:
+        return _placed_like(q), None, None
+    if k is None:  # rotated: q has the keys too
+        return _placed_like(out), _placed_like(v), _placed_like(v)
+    return _placed_like(q), _placed_like(k), _placed_like(v)
 
 
 def _attention_backward(
     dout: Tensor,
     out: Tensor,
     lse: Tensor,
-    qkv: Tensor,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
-    kv_heads: int,
+    documents: Tensor | None,
     scale: float,
-    causal: bool,
-) -> Tensor:
-    dout, qkv = dout.contiguous(), qkv.contiguous()
-    dqkv = like(qkv)
-    places = _layout(out.shape[2], kv_heads, out.shape[3])
-    _rust.attention_backward(dqkv, dout, out.contiguous(), lse.contiguous(), qkv, *places, scale, causal)
+    left: int,
+    right: int,
+    heads_first: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    dout, out, lse, q = _rows(dout), _rows(out), lse.contiguous(), _rows(q)
+    k, v = None if k is None else _rows(k), None if v is None else _rows(v)
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
-        _rust.rotary(dqkv, places[0], cos, sin, True)
-        _rust.rotary(dqkv, places[1], cos, sin, True)
-    return dqkv
+    if documents is not None:
+        documents = documents.contiguous()
+    dq, dk, dv = _gradients(out, q, k, v)
+    _rust.attention_backward(
+        dq, dk, dv, dout, out, lse, q, k, v, cos, sin, documents, scale, left, right, heads_first
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+def _all(gradients: tuple[Tensor, Tensor | None, Tensor | None]) -> tuple[Tensor, ...]:
+    """What is not there as nothing."""
+    return tuple(gradients[0].new_empty(0) if x is None else x for x in gradients)
+
+
+def _attention_backward_fake(
+    dout: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    of = (out, v, v) if k is None and v is not None else (q, k, v)
+    return _all(tuple(None if x is None else torch.empty_like(x) for x in of))  # type: ignore[arg-type]
 
 
 def _attention_save(inputs: Rest, outputs: Any) -> tuple[tuple[Tensor, ...], Rest]:
-    q, k, _, cos, sin, scale, causal = inputs
-    out, lse, qkv = outputs
-    tensors = (out, lse, qkv) if cos is None else (out, lse, qkv, cos, sin)
-    return tensors, (_sizes(q, k)[1], scale, causal)
+    q, k, v, cos, sin, documents, *rest = inputs
+    out, lse, turned = outputs
+    read = (q, k, v) if cos is None else (turned, None, v)
+    return (out, lse, *read, cos, sin, documents), tuple(rest)
 
 
 def _attention_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gradients:
-    out, lse, qkv, *table = saved
-    cos, sin = table or (None, None)
-    kv_heads = rest[0]
-    dqkv = kernel(dy, out, lse, qkv, cos, sin, *rest)
-    b, t, heads, dim = out.shape
-    if kv_heads == 0:
-        return dqkv.view(b, t, heads, 3 * dim), None, None, None, None, None, None
-    parts = dqkv.view(b, t, heads + 2 * kv_heads, dim).split((heads, kv_heads, kv_heads), 2)
-    return *parts, None, None, None, None
+    dq, dk, dv = kernel(dy, *saved, *rest)
+    apart = saved[4] is not None
+    return (dq, dk if apart else None, dv if apart else None, *(None,) * 7)
 
 
 attention = Op(
     "attention",
-    "Tensor query, Tensor? key, Tensor? value, Tensor? cos, Tensor? sin, float scale, bool causal",
+    "Tensor query, Tensor? key, Tensor? value, Tensor? cos, Tensor? sin, Tensor? documents, float scale, int left, "
+    "int right, bool heads_first",
     "(Tensor, Tensor, Tensor)",
-    _attention,
+    _attention_library,
     _attention_fake,
-    names=("query", "key", "value", "cos", "sin"),
-    backward_inputs="Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor? cos, Tensor? sin, int kv_heads, "
-    "float scale, bool causal",
-    backward_outputs="Tensor",
-    backward_kernel=_attention_backward,
-    backward_fake=lambda dout, out, lse, qkv, cos, sin, kv_heads, scale, causal: _fake_like(qkv),
+    names=("query", "key", "value", "cos", "sin", "documents"),
+    backward_inputs="Tensor dout, Tensor out, Tensor lse, Tensor query, Tensor? key, Tensor? value, Tensor? cos, "
+    "Tensor? sin, Tensor? documents, float scale, int left, int right, bool heads_first",
+    backward_outputs="(Tensor, Tensor, Tensor)",
+    backward_kernel=lambda *inputs: _all(_attention_backward(*inputs)),
+    backward_fake=_attention_backward_fake,
     save=_attention_save,
     rule=_attention_rule,
+    eager_kernel=_attention,
+    eager_backward=_attention_backward,
+    alone=lambda *inputs: _attention(*inputs, kept=False),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from ..errors import UnsupportedInputError
 from ._op import on_cpu
 
 Tensor = torch.Tensor
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def _float32(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors as a kernel takes them: themselves where they are contiguous float32, else copies."""
-    return [t if t.dtype == torch.float32 and t.is_contiguous() else t.float().contiguous() for t in tensors]
+def _ready(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors as a kernel takes them: themselves where they are contiguous, else copies."""
+    return [t if t.is_contiguous() else t.contiguous() for t in tensors]
 
 
 def _gradients(op: str, parameters: Iterable[Tensor]) -> list[Tensor]:
@@ -35,7 +36,7 @@ def _norm(gradients: list[Tensor]) -> float:
         raise UnsupportedInputError(
             "the norm of distributed gradients is torch's to take: torch.nn.utils.clip_grad_norm_"
         )
-    return math.sqrt(sum(_rust.sum_of_squares(_float32(gradients))))
+    return math.sqrt(sum(_rust.sum_of_squares(_ready(gradients))))
 
 
 def _clipping(norm: float, max_norm: float) -> float:
@@ -70,8 +71,18 @@ class AdamW(torch.optim.AdamW):
     """`torch.optim.AdamW`: the same arguments, the same state_dict, read both ways.
 
     `max_grad_norm` clips the gradients of all parameters together, as `clip_grad_norm_` before the step would, without
-    writing them; `grad_norm` is the norm before clipping. Parameters and moments in half dtypes are updated in float32
-    and rounded. Refused: amsgrad, maximize, capturable, differentiable, sparse gradients.
+    writing them; `grad_norm` is the norm before clipping. Parameters are float32, bfloat16 or float16; whatever they
+    are, the arithmetic is float32, and what is stored is rounded once.
+
+    `state_dtype`: the dtype of the moments, where it is not to be the parameters': bfloat16 (half the memory of
+    float32 parameters' moments) or float32 (for parameters in half dtypes). A state_dict is read in that dtype.
+
+    `stochastic_rounding`: what is stored as bfloat16, parameters and moments, is rounded up or down at random, in
+    proportion to what is cut off. To the nearest, a step smaller than half of a weight's last bit is lost each time;
+    so it gets through on average. The random numbers have addresses (`seed`, parameter, step, element), so a resume
+    or another number of threads gives the same bits.
+
+    Refused: amsgrad, maximize, capturable, differentiable, sparse gradients.
     """
 
     def __init__(
@@ -89,9 +100,16 @@ class AdamW(torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise UnsupportedInputError(f"AdamW: `max_grad_norm` must be positive, got {max_grad_norm}")
+        if state_dtype not in (None, torch.float32, torch.bfloat16):
+            raise UnsupportedInputError(f"AdamW: `state_dtype` must be float32 or bfloat16, got {state_dtype}")
+        if not 0 <= seed < 2**64:
+            raise UnsupportedInputError(f"AdamW: `seed` must be within 0..2**64, got {seed}")
         super().__init__(
             params,
             lr,
@@ -106,6 +124,9 @@ class AdamW(torch.optim.AdamW):
             fused=fused,
         )
         self.max_grad_norm = max_grad_norm
+        self.state_dtype = state_dtype
+        self.stochastic_rounding = stochastic_rounding
+        self.seed = seed
         self.grad_norm: float | None = None
         self._check_groups()
 
@@ -118,6 +139,17 @@ class AdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
         self._check_groups()
+        if self.state_dtype is None:
+            return
+        # torch has cast the moments to the dtype of their parameters, which may hold less.
+        saved = (number for group in state_dict["param_groups"] for number in group["params"])
+        for number, p in zip(saved, self._parameters(), strict=True):
+            moments = state_dict["state"].get(number, {})
+            for name in moments.keys() & set(_MOMENTS):
+                self.state[p][name] = moments[name].to(device=p.device, dtype=self.state_dtype)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -127,38 +159,39 @@ class AdamW(torch.optim.AdamW):
                 loss = closure()
         scale = 1.0
         if self.max_grad_norm is not None:
-            self.grad_norm = _norm(_gradients("AdamW", (p for group in self.param_groups for p in group["params"])))
+            self.grad_norm = _norm(_gradients("AdamW", self._parameters()))
             scale = _clipping(self.grad_norm, self.max_grad_norm)
+        first = 0
         for group in self.param_groups:
-            self._update(group, scale)
+            self._update(group, scale, first)
+            first += len(group["params"])
         return loss
 
-    def _update(self, group: dict[str, Any], scale: float) -> None:
-        by_step: dict[int, list[Tensor]] = {}
-        for p in group["params"]:
+    def _update(self, group: dict[str, Any], scale: float, first: int) -> None:
+        """`first`: the place of the group's first parameter among all."""
+        by_step: dict[int, list[tuple[int, Tensor]]] = {}
+        for place, p in enumerate(group["params"], first):
             if p.grad is None:
                 continue
             _gradients("AdamW", (p,))
             state = self.state[p]
             if not state:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
-                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                for name in _MOMENTS:
+                    state[name] = torch.zeros_like(p, dtype=self.state_dtype, memory_format=torch.preserve_format)
             state["step"] += 1
-            by_step.setdefault(int(state["step"].item()), []).append(p)
+            by_step.setdefault(int(state["step"].item()), []).append((place, p))
         beta1, beta2 = (float(beta) for beta in group["betas"])
-        for step, params in by_step.items():
-            places = [
-                [_local(p) for p in params],
-                [_local(self.state[p]["exp_avg"]) for p in params],
-                [_local(self.state[p]["exp_avg_sq"]) for p in params],
-            ]
-            ready = [_float32(tensors) for tensors in places]
+        for step, numbered in by_step.items():
+            params = [p for _, p in numbered]
+            stored = [[_local(p) for p in params]]
+            stored += [[_local(self.state[p][name]) for p in params] for name in _MOMENTS]
+            ready = [_ready(tensors) for tensors in stored]
             _rust.adamw_step(
                 ready[0],
                 ready[1],
                 ready[2],
-                _float32(_local(p.grad) for p in params),
+                _ready(_local(p.grad) for p in params),
                 lr=float(group["lr"]),
                 beta1=beta1,
                 beta2=beta2,
@@ -166,8 +199,9 @@ class AdamW(torch.optim.AdamW):
                 weight_decay=float(group["weight_decay"]),
                 step=step,
                 grad_scale=scale,
+                dither=(self.seed, [place for place, _ in numbered]) if self.stochastic_rounding else None,
             )
-            for tensors, updated in zip(places, ready, strict=True):
+            for tensors, updated in zip(stored, ready, strict=True):
                 for tensor, new in zip(tensors, updated, strict=True):
                     if tensor is not new:
                         tensor.copy_(new)

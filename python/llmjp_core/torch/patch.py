@@ -18,10 +18,9 @@ from torch import nn
 
 from ..errors import UnsupportedInputError, UnsupportedModelError
 from . import forwards, layers
+from .masks import FAMILIES
 from .report import Report
 
-# What a supported model's config calls itself.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
 _LLAMA_LIKE = ("Llama", "Mistral", "Qwen2", "Qwen3")
 _MARK = "_llmjp_core_before"
 

@@ -21,11 +21,15 @@ Call = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Contest:
-    """The same computation twice, and inputs of `rows` tokens and `width`."""
+    """The same computation twice, inputs of `rows` tokens and `width`, and what no implementation can save."""
 
     ours: Call
     plain: Call
     inputs: Callable[[int, int, torch.dtype], list[Tensor]]
+    # How often all numbers of the first input must pass through memory, there or back, forward and backward.
+    passes: int = 0
+    # Floating point operations of its matrix products, forward and backward, of (rows, width).
+    flops: Callable[[int, int], int] | None = None
     rows: int = 2048
     width: int = 768
 
@@ -58,7 +62,7 @@ def _rotary(n: int, d: int, dtype: torch.dtype) -> list[Tensor]:
     return [_normal(1, n, d // 64, 64, dtype=dtype), angles.cos().to(dtype), angles.sin().to(dtype)]
 
 
-VOCABULARY = 32_000
+VOCABULARY = 50_000
 
 
 def _targets(n: int) -> Tensor:
@@ -79,44 +83,65 @@ CONTESTS = {
         lambda x, w: ours.rms_norm(x, x.shape[-1:], w, 1e-6),
         lambda x, w: F.rms_norm(x, x.shape[-1:], w, 1e-6),
         _rows(1, 1),
+        passes=5,
     ),
     "layer_norm": Contest(
         lambda x, w, b: ours.layer_norm(x, x.shape[-1:], w, b),
         lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b),
         _rows(1, 2),
+        passes=5,
     ),
-    "gelu": Contest(ours.gelu, F.gelu, _rows(1), width=3072),
-    "swiglu": Contest(ours.swiglu, lambda gate, up: F.silu(gate) * up, _rows(2), width=2048),
-    "rotary": Contest(ours.rotary, _turn, _rotary),
+    "gelu": Contest(ours.gelu, F.gelu, _rows(1), passes=5, width=3072),
+    "swiglu": Contest(ours.swiglu, lambda gate, up: F.silu(gate) * up, _rows(2), passes=8, width=2048),
+    "rotary": Contest(ours.rotary, _turn, _rotary, passes=4),
     "attention": Contest(
         lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True),
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         _heads,
+        flops=lambda n, d: 7 * n * n * d,
     ),
     "linear": Contest(
-        ours.linear, F.linear, lambda n, d, dtype: [_normal(n, d, dtype=dtype), _normal(4 * d, d, dtype=dtype)]
+        ours.linear,
+        F.linear,
+        lambda n, d, dtype: [_normal(n, d, dtype=dtype), _normal(4 * d, d, dtype=dtype)],
+        flops=lambda n, d: 6 * n * d * 4 * d,
     ),
-    "cross_entropy": Contest(ours.cross_entropy, F.cross_entropy, _logits, rows=512),
+    "cross_entropy": Contest(ours.cross_entropy, F.cross_entropy, _logits, passes=3, rows=512),
     "linear_cross_entropy": Contest(
-        ours.linear_cross_entropy, lambda x, w, t: F.cross_entropy(F.linear(x, w), t), _output, rows=1024
+        ours.linear_cross_entropy,
+        lambda x, w, t: F.cross_entropy(F.linear(x, w), t),
+        _output,
+        flops=lambda n, d: 6 * n * d * VOCABULARY,
+        rows=1024,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One op forward and backward: milliseconds of each contender, median of the rounds."""
+    """One op forward and backward: milliseconds of each contender, median of the rounds.
+
+    `limit`: milliseconds that copying as many bytes took in the same rounds, or a matrix product of as many operations.
+    `spread`: half of the rounds of each contender lie within this share of its median.
+    """
 
     op: str
     dtype: str
     shape: str
     milliseconds: dict[str, float]
+    limit: float
+    spread: dict[str, float]
 
     @property
     def ratio(self) -> float:
         """How many times faster than the best of the others."""
         others = [t for name, t in self.milliseconds.items() if name != "llmjp_core"]
         return min(others) / self.milliseconds["llmjp_core"]
+
+    @property
+    def of_limit(self) -> float:
+        """The speed as a share of what copying, or the matrix product, reached."""
+        return self.limit / self.milliseconds["llmjp_core"]
 
 
 @dataclass(frozen=True)
@@ -127,9 +152,13 @@ class Timings:
 
     def _cells(self) -> list[list[str]]:
         names = list(self.rows[0].milliseconds)
-        head = ["op", "dtype", "shape", *(f"{name}, ms" for name in names), "ratio"]
+        head = ["op", "dtype", "shape", *(f"{name}, ms" for name in names), "ratio", "of the limit"]
         body = [
-            [r.op, r.dtype, r.shape, *(f"{r.milliseconds[name]:.2f}" for name in names), f"{r.ratio:.2f}"]
+            [
+                *(r.op, r.dtype, r.shape),
+                *(f"{r.milliseconds[name]:.2f} ± {100 * r.spread[name]:.0f} %" for name in names),
+                *(f"{r.ratio:.2f}", f"{100 * r.of_limit:.0f} %"),
+            ]
             for r in self.rows
         ]
         return [head, *body]
@@ -165,6 +194,16 @@ class Timings:
         return figure
 
 
+# Rows and columns of the product that tells the speed of matrix products.
+_SQUARE = 1024
+
+
+def _spread(times: list[float]) -> float:
+    """Half of the distance between the quartiles, as a share of the median."""
+    ordered = sorted(times)
+    return (ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4]) / 2 / statistics.median(times)
+
+
 def _once(call: Call, inputs: list[Tensor]) -> float:
     """Seconds of one forward and backward pass."""
     begin = time.perf_counter()
@@ -174,6 +213,26 @@ def _once(call: Call, inputs: list[Tensor]) -> float:
     for x in inputs:
         x.grad = None
     return seconds
+
+
+class _Limit:
+    """The work that is measured beside an op: a copy of its first input, or a square matrix product."""
+
+    def __init__(self, contest: Contest, x: Tensor, n: int, d: int) -> None:
+        source = x.detach()
+        if contest.flops is None:
+            target = torch.empty_like(source)
+            self.work: Callable[[], Any] = lambda: target.copy_(source)
+            self.times = contest.passes / 2
+        else:
+            a = source.flatten()[:1].expand(_SQUARE, _SQUARE).contiguous()
+            self.work = lambda: torch.mm(a, a)
+            self.times = contest.flops(n, d) / (2 * _SQUARE**3)
+
+    def seconds(self) -> float:
+        begin = time.perf_counter()
+        self.work()
+        return (time.perf_counter() - begin) * self.times
 
 
 def _check(name: str, a: Tensor, b: Tensor) -> None:
@@ -193,7 +252,9 @@ def benchmark(
 ) -> Timings:
     """Forward and backward of one op or several beside torch's, each taking turns; medians.
 
-    `against`: "torch" (eager) and "torch.compile" (inductor). Results are compared first, and must agree.
+    `against`: "torch" (eager) and "torch.compile" (inductor). Results are compared first, and must agree. The last
+    column is our speed as a share of that of copying the bytes that must move, or of one large matrix product of torch,
+    measured in the same rounds.
     """
     makers: dict[str, Callable[[Call], Call]] = {"torch": lambda f: f, "torch.compile": torch.compile}
     for name in against:
@@ -208,13 +269,17 @@ def benchmark(
         inputs = contest.inputs(n, d, dtype)
         calls = {"llmjp_core": contest.ours, **{other: makers[other](contest.plain) for other in against}}
         _check(name, contest.ours(*inputs), contest.plain(*inputs))
+        limit, limits = _Limit(contest, inputs[0], n, d), []
         seconds: dict[str, list[float]] = {key: [] for key in calls}
         for turn in range(-2, rounds):  # two to warm up
             for key, call in calls.items():
                 took = _once(call, inputs)
                 if turn >= 0:
                     seconds[key].append(took)
+            limits.append(limit.seconds())
         medians = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
+        spread = {key: _spread(times) for key, times in seconds.items()}
         shape = " · ".join("x".join(map(str, x.shape)) for x in inputs[:2])
-        table.append(Row(name, str(dtype).removeprefix("torch."), shape, medians))
+        kind = str(dtype).removeprefix("torch.")
+        table.append(Row(name, kind, shape, medians, 1e3 * statistics.median(limits), spread))
     return Timings(table)

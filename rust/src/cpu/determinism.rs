@@ -2,7 +2,7 @@
 //! their own files.)
 
 use super::activation::Activation;
-use super::attention::Heads;
+use super::heads::Heads;
 use super::testing::{place, same_on_all_threads, sample};
 use super::{activation, adamw, add, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm};
 use super::{linear, linear_cross_entropy, rms_norm, rotary};
@@ -75,7 +75,7 @@ fn sums_over_everything() {
     same_on_all_threads("adamw", || {
         let (mut p, mut m, mut v) = (g.clone(), g.clone(), vec![0.5; g.len()]);
         let (lr, beta1, beta2, eps, weight_decay) = (1e-3, 0.9, 0.95, 1e-8, 0.1);
-        let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: 0.5, step: 2 };
+        let step = adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale: 0.5, step: 2, dither: None };
         adamw::step(&mut p, &mut m, &mut v, &g, &step);
         [p, m, v].concat()
     });
@@ -92,7 +92,7 @@ fn weights_and_losses() {
     });
     same_on_all_threads("linear", || {
         let (mut dw, mut db) = (vec![0.0; v * D], vec![0.0; v]);
-        linear::backward_weight(&mut dw, Some(&mut db), linear::Mat::new(&dy, N, v), &x, D, true);
+        linear::backward_weight(&mut dw, Some(&mut db), &dy, &x, N, D, v);
         [dw, db].concat()
     });
     same_on_all_threads("cross_entropy", || {

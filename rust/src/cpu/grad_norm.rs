@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::{dispatch, isa};
 use super::parallel::install;
+use crate::dtype::Element;
 
 pub mod reference {
     pub fn sum_of_squares(g: &[f64]) -> f64 {
@@ -14,22 +15,23 @@ pub mod reference {
 const BLOCK: usize = 1 << 16;
 
 /// Non-finite when any element is.
-pub fn sum_of_squares(g: &[f32]) -> f64 {
+pub fn sum_of_squares<T: Element>(g: &[T]) -> f64 {
     let isa = isa();
     let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(|g| dispatch!(isa, _s => block(g))).collect());
     partial.iter().sum()
 }
 
 #[inline(always)]
-fn block(g: &[f32]) -> f64 {
+fn block<T: Element>(g: &[T]) -> f64 {
     let mut lanes = [0.0f64; 16];
     let (chunks, rest) = g.as_chunks::<16>();
     for chunk in chunks {
         for l in 0..16 {
-            lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+            let g = f64::from(chunk[l].to_f32());
+            lanes[l] += g * g;
         }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, g)| *lane += f64::from(*g) * f64::from(*g));
+    lanes.iter_mut().zip(rest).for_each(|(lane, g)| *lane += f64::from(g.to_f32()).powi(2));
     lanes.iter().sum()
 }
 
@@ -44,16 +46,20 @@ pub fn first_non_finite(g: &[f32]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::sample;
+    use super::super::testing::{each_dtype, sample};
     use super::*;
 
-    #[test]
-    fn fast_equals_reference() {
+    fn follows_the_reference<T: Element>() {
         for n in [0, 1, 5, 129, 2 * BLOCK + 3] {
-            let (g, exact) = sample::<f32>(1, n);
+            let (g, exact) = sample::<T>(1, n);
             let want = reference::sum_of_squares(&exact);
             assert!((sum_of_squares(&g) - want).abs() <= 1e-13 * want, "{n}");
         }
+    }
+
+    #[test]
+    fn fast_equals_reference() {
+        each_dtype!(follows_the_reference);
     }
 
     #[test]

@@ -14,8 +14,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    __m128i, __m256, __m512, __m512bh, _MM_HINT_T0, _mm_cvtsi64_si128, _mm_prefetch, _mm_unpackhi_epi32,
+    _mm_unpackhi_epi64, _mm_unpacklo_epi16, _mm_unpacklo_epi32, _mm_unpacklo_epi64, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_set1_ps, _mm256_storeu_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps,
 };
 use std::sync::LazyLock;
 
@@ -139,7 +141,11 @@ impl Avx2 {
 /// Proof that this CPU has AVX-512 F, BW, CD, DQ and VL besides all of [`Avx2`]; made by [`detect`] alone.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512(Avx2);
+pub struct Avx512 {
+    avx2: Avx2,
+    /// What products of bf16 may use besides.
+    pairs: Option<Avx512Bf16>,
+}
 
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx512 {
@@ -150,7 +156,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
-        self.0.fma(a, b, c)
+        self.avx2.fma(a, b, c)
     }
 
     #[inline(always)]
@@ -192,6 +198,81 @@ impl Avx512 {
     }
 }
 
+/// Proof that this CPU multiplies pairs of bf16 (AVX512_BF16) besides all of [`Avx512`]; made by [`detect`] alone.
+///
+/// Products of bf16 alone gain from it and ask for it; [`dispatch!`] gives every kernel the copy for [`Avx512`].
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512Bf16(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// What the rest of such a kernel uses.
+    #[inline(always)]
+    pub fn vectors(self) -> Avx512 {
+        Avx512 { avx2: Avx2(()), pairs: Some(self) }
+    }
+
+    /// Sixteen pairs; the first of each is the low half.
+    #[inline(always)]
+    pub fn load_pairs(self, x: &[u32; 16]) -> __m512bh {
+        // SAFETY: `self` exists only on a CPU that reports avx512f; the array holds the sixteen pairs, the load asks for
+        // no alignment, and both vectors are 512 plain bits.
+        unsafe { std::mem::transmute(_mm512_loadu_si512(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    pub fn splat_pair(self, pair: u32) -> __m512bh {
+        // SAFETY: as in `load_pairs`.
+        unsafe { std::mem::transmute(_mm512_set1_epi32(pair.cast_signed())) }
+    }
+
+    /// c + both products of each pair. Numbers below the least normal one, read or made, are 0.
+    #[inline(always)]
+    pub fn add_products(self, a: __m512bh, b: __m512bh, c: __m512) -> __m512 {
+        // SAFETY: `self` exists only on a CPU that reports avx512bf16 and avx512f.
+        unsafe { _mm512_dpbf16_ps(c, a, b) }
+    }
+
+    /// Pairs of a low and a high half.
+    #[inline(always)]
+    pub fn interleave(self, low: [u16; 4], high: [u16; 4]) -> [u32; 4] {
+        // SAFETY: `self` exists only on a CPU that reports avx2; all types are plain bits of equal lengths.
+        unsafe {
+            let (low, high) = (std::mem::transmute::<[u16; 4], i64>(low), std::mem::transmute::<[u16; 4], i64>(high));
+            std::mem::transmute(_mm_unpacklo_epi16(_mm_cvtsi64_si128(low), _mm_cvtsi64_si128(high)))
+        }
+    }
+
+    /// Rows become columns.
+    #[inline(always)]
+    pub fn transpose(self, rows: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+        // SAFETY: `self` exists only on a CPU that reports avx2; both types of a row are 128 plain bits.
+        unsafe {
+            let [a, b, c, d] = std::mem::transmute::<[[u32; 4]; 4], [__m128i; 4]>(rows);
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            std::mem::transmute::<[__m128i; 4], [[u32; 4]; 4]>([
+                _mm_unpacklo_epi64(ab, cd),
+                _mm_unpackhi_epi64(ab, cd),
+                _mm_unpacklo_epi64(ab_high, cd_high),
+                _mm_unpackhi_epi64(ab_high, cd_high),
+            ])
+        }
+    }
+
+    /// Runs `body`, everything inlined into it compiled for AVX-512 with AVX512_BF16.
+    #[inline(always)]
+    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn compiled<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` exists only on a CPU that reports all of these.
+        unsafe { compiled(body) }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub enum Isa {
     Baseline,
@@ -208,7 +289,18 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => "avx512",
+            Self::Avx512(Avx512 { pairs: None, .. }) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(Avx512 { pairs: Some(_), .. }) => "avx512bf16",
+        }
+    }
+
+    /// What products of bf16 may use besides [`dispatch!`], where the CPU has it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pairs(self) -> Option<Avx512Bf16> {
+        match self {
+            Self::Avx512(avx512) => avx512.pairs,
+            _ => None,
         }
     }
 }
@@ -225,7 +317,11 @@ fn detect() -> Vec<Isa> {
             is_x86_feature_detected!("avx512cd"),
         );
         if f && bw && cd && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-            all.push(Isa::Avx512(Avx512(Avx2(()))));
+            let avx512 = Avx512 { avx2: Avx2(()), pairs: None };
+            all.push(Isa::Avx512(avx512));
+            if is_x86_feature_detected!("avx512bf16") {
+                all.push(Isa::Avx512(Avx512 { pairs: Some(Avx512Bf16(())), ..avx512 }));
+            }
         }
     }
     all
@@ -267,6 +363,16 @@ pub(crate) fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
 #[cfg(test)]
 pub(crate) fn all() -> Vec<Isa> {
     detect()
+}
+
+/// Asks for the cache line where `x` begins, a while before it is needed; nothing where no instruction says so.
+#[inline(always)]
+pub fn prefetch<T>(x: &T) {
+    // SAFETY: SSE, which has it, is part of x86-64; it changes nothing and cannot fault.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast());
+    }
 }
 
 /// `dispatch!(isa, s => body)`: `body`, compiled for the instruction set; `s` is its [`Simd`].

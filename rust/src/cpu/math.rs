@@ -126,15 +126,24 @@ pub fn sums3<T: Element>(x: &[T], y: &[T], z: &[T], f: impl Fn(f32, f32, f32) ->
 /// The largest number, NaN left out; −∞ of nothing.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (blocks, rest) = x.as_chunks::<LANES>();
     for x in blocks {
         for l in 0..LANES {
-            lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
+            lanes[l] = larger(lanes[l], x[l]);
         }
     }
-    let rest = rest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    lanes.iter().fold(rest, |a, b| a.max(*b))
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane = larger(*lane, *x));
+    // By halves, as vectors: one after another they would take as long as a row of 240.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = larger(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// sum += row, element by element.

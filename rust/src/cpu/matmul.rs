@@ -1,21 +1,30 @@
-//! C = A·B, with any layout by strides and any storage type, f32 inside.  The only file that names the matmul crate.
+//! C = A·B, with any layout by strides and any storage type, sums in f32.
 //!
-//! C is made in bands of `COLUMNS` columns and K in blocks of `DEPTH`, both constants. For each pair the threads first
-//! pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order, of Σ over k
-//! inside the block, in order: the same whatever the number of threads.
+//! C is made in bands of `COLUMNS` columns and K in blocks of [`Kernel::DEPTH`], both constants. For each pair the
+//! threads first pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order,
+//! of Σ over k inside the block, in order: the same whatever the number of threads.
 //!
-//! Where no vector instructions beyond the target's are compiled for, the crate `matrixmultiply` multiplies the
-//! blocks, which are then only widened to f32.
+//! How a block is packed and multiplied is a [`Kernel`]: `widened` takes any two types, in f32; `pairs` takes bf16 by
+//! bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in f16.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::isa::{Isa, Simd, dispatch, isa};
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+#[cfg(test)]
+mod tests;
+mod widened;
+
+use widened::Widened;
+
+use super::isa::{Simd, dispatch, isa, prefetch};
 use super::math::dot;
-use super::micro::{MR, NR, pack, scale_add, tile, tile_pair};
 use super::parallel::install;
 use super::scratch::with_scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::dtype::bf16;
 use crate::dtype::{DType, Element};
 
 pub mod reference {
@@ -26,13 +35,14 @@ pub mod reference {
     }
 }
 
-/// Inner indices of one block: a panel of B (24 KiB) stays in the L1 cache.
-const DEPTH: usize = 384;
 /// Columns of C made together: the block of B (3 MiB) stays in a shared cache.
 const COLUMNS: usize = 2048;
 /// With fewer rows than this, threads share out columns, `GROUP` at a time.
-const FEW_ROWS: usize = 4 * MR;
-const GROUP: usize = 4 * NR;
+const FEW_ROWS: usize = 24;
+/// Rows that one task makes at most: about what of A and C stays in the L2 cache.
+const MANY_ROWS: usize = 144;
+/// Whole panels of any kernel.
+const GROUP: usize = 64;
 /// With this many rows at most, packing costs more than it saves.
 const DOT_ROWS: usize = 4;
 
@@ -71,6 +81,16 @@ impl<'a, T> Mat<'a, T> {
         self.t().rows_from(first, count).t()
     }
 
+    /// The same, where the elements are bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn narrow(self) -> Option<Mat<'a, bf16>>
+    where
+        T: Element,
+    {
+        let Self { data, rows, cols, row, col } = self;
+        (T::DTYPE == DType::BF16).then(|| Mat { data: bytemuck::cast_slice(data), rows, cols, row, col })
+    }
+
     fn fits(&self) -> bool {
         self.rows == 0 || self.cols == 0 || (self.rows - 1) * self.row + (self.cols - 1) * self.col < self.data.len()
     }
@@ -93,20 +113,33 @@ impl Start<'_> {
     }
 }
 
-/// Where a result stands: from column `first` on, in rows of `stride` numbers.
-#[derive(Debug)]
-pub struct Columns<'a, C> {
-    pub data: &'a mut [C],
-    pub stride: usize,
-    pub first: usize,
-}
-
 /// Columns `first..first + cols` of rows that are `stride` apart.
-struct Target<'a> {
-    data: &'a mut [f32],
+struct Target<'a, C> {
+    data: &'a mut [C],
     stride: usize,
     first: usize,
     cols: usize,
+    /// What `Start::Old` means where the results are not f32: the sums of the blocks before, (rows, cols).
+    sums: &'a [f32],
+}
+
+/// How one block of the inner index is packed and multiplied. Panels are lent as memory for f32.
+trait Kernel<A, B>: Copy + Send + Sync {
+    /// Inner indices of one block.
+    const DEPTH: usize;
+    /// Rows of a tile.
+    const ROWS: usize;
+    /// Columns of a panel of B.
+    const COLUMNS: usize;
+
+    /// Numbers that a row or column of a panel takes, for so many inner indices.
+    fn slots(depth: usize) -> usize;
+
+    /// The columns of `b`, inner indices `depth`, as panels.
+    fn pack_b(self, panels: &mut [f32], b: Mat<B>, depth: Range<usize>);
+
+    /// c = start + the columns `depth` of a · the packed block of B.
+    fn multiply<C: Element>(self, c: Target<C>, a: Mat<A>, b: &[f32], depth: Range<usize>, start: Start);
 }
 
 /// All threads: C (m, n), contiguous, = A (m, k) · B (k, n) (+ bias (n)).
@@ -114,14 +147,7 @@ struct Target<'a> {
 /// # Panics
 /// When the extents do not fit each other or the data: a mistake of the calling kernel.
 pub fn matmul<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, bias: Option<&[C]>) {
-    matmul_columns(Columns { data: c, stride: b.cols, first: 0 }, a, b, bias);
-}
-
-/// All threads: columns of C = A·B (+ bias); the other columns stay what they are.
-///
-/// # Panics
-/// As `matmul`.
-pub fn matmul_columns<A: Element, B: Element, C: Element>(c: Columns<C>, a: Mat<A>, b: Mat<B>, bias: Option<&[C]>) {
+    check(c.len(), a, b);
     let Some(bias) = bias else { return product(c, a, b, Start::Zero) };
     with_scratch(b.cols, |wide| {
         wide.iter_mut().zip(bias).for_each(|(wide, b)| *wide = b.to_f32());
@@ -129,47 +155,56 @@ pub fn matmul_columns<A: Element, B: Element, C: Element>(c: Columns<C>, a: Mat<
     });
 }
 
-/// All threads: C += A·B, rounded once to C.
+/// All threads: C += A·B.
 ///
 /// # Panics
 /// As `matmul`.
-pub fn matmul_add<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>) {
-    product(Columns { data: c, stride: b.cols, first: 0 }, a, b, Start::Old);
+pub fn matmul_add<A: Element, B: Element>(c: &mut [f32], a: Mat<A>, b: Mat<B>) {
+    check(c.len(), a, b);
+    product(c, a, b, Start::Old);
 }
 
-fn check<A, B, C>(c: &Columns<C>, a: Mat<A>, b: Mat<B>) {
+fn check<A, B>(len: usize, a: Mat<A>, b: Mat<B>) {
     assert_eq!(a.cols, b.rows, "inner extents of a product");
-    assert!(a.fits() && b.fits() && c.data.len() == a.rows * c.stride, "extents of a product within the data");
-    assert!(c.first + b.cols <= c.stride, "columns of a product within a row");
+    assert!(a.fits() && b.fits() && len == a.rows * b.cols, "extents of a product within the data");
 }
 
-fn product<A: Element, B: Element, C: Element>(c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
-    check(&c, a, b);
+fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
     let (m, n) = (a.rows, b.cols);
     if m == 0 || n == 0 {
         return;
     }
-    let (isa, Columns { data, stride, first: left }) = (isa(), c);
+    let isa = isa();
     install(|| {
         if a.cols == 0 {
-            return data.chunks_mut(stride).for_each(|row| begin(&mut row[left..left + n], start));
+            return c.chunks_mut(n).for_each(|row| begin(row, start));
         }
-        if m < FEW_ROWS {
-            return few_rows(isa, Columns { data, stride, first: left }, a, b, start);
+        if m <= DOT_ROWS && a.col == 1 && b.row == 1 {
+            return by_groups(c, a, b, start, |part, b, start| dispatch!(isa, s => dots(s, part, a, b, start)));
         }
-        for first in (0..n).step_by(COLUMNS) {
-            let columns = first..n.min(first + COLUMNS);
-            let b = b.cols_from(first, columns.len());
-            let start = start.columns(columns.clone());
-            let first = left + first;
-            if C::DTYPE == DType::F32 {
-                let data = bytemuck::cast_slice_mut(data);
-                band(isa, Target { data, stride, first, cols: b.cols }, a, b, start);
-            } else {
-                rounded_band(isa, Columns { data, stride, first }, a, b, start);
-            }
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(pairs), Some(a), Some(b)) = (isa.pairs(), a.narrow(), b.narrow()) {
+            return blocked(pairs::Pairs(pairs), c, a, b, start);
         }
+        blocked(Widened(isa), c, a, b, start);
     });
+}
+
+fn blocked<A: Element, B: Element, C: Element>(k: impl Kernel<A, B>, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
+    let n = b.cols;
+    if a.rows < FEW_ROWS {
+        return by_groups(c, a, b, start, |part, b, start| group(k, part, a, b, start));
+    }
+    for first in (0..n).step_by(COLUMNS) {
+        let columns = first..n.min(first + COLUMNS);
+        let b = b.cols_from(first, columns.len());
+        let start = start.columns(columns.clone());
+        if C::DTYPE == DType::F32 {
+            band(k, bytemuck::cast_slice_mut::<C, f32>(c), columns, a, b, start);
+        } else {
+            band(k, c, columns, a, b, start);
+        }
+    }
 }
 
 /// What a row is before anything is added.
@@ -181,86 +216,100 @@ fn begin<C: Element>(row: &mut [C], start: Start) {
     }
 }
 
-/// A band made in f32 elsewhere, then rounded into its columns of C.
-fn rounded_band<A: Element, B: Element, C: Element>(isa: Isa, c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
-    let (cols, columns) = (b.cols, c.first..c.first + b.cols);
-    with_scratch(a.rows * cols, |sums| {
-        if let Start::Old = start {
-            let rows = sums.par_chunks_mut(cols).zip(c.data.par_chunks(c.stride)).with_min_len(16);
-            rows.for_each(|(sums, c)| sums.iter_mut().zip(&c[columns.clone()]).for_each(|(s, c)| *s = c.to_f32()));
-        }
-        band(isa, Target { data: sums, stride: cols, first: 0, cols }, a, b, start);
-        let rows = c.data.par_chunks_mut(c.stride).zip(sums.par_chunks(cols)).with_min_len(16);
-        rows.for_each(|(c, sums)| dispatch!(isa, _s => narrow(&mut c[columns.clone()], sums)));
-    });
-}
-
-#[inline(always)]
-fn narrow<C: Element>(c: &mut [C], sums: &[f32]) {
-    c.iter_mut().zip(sums).for_each(|(c, sum)| *c = C::from_f32(*sum));
-}
-
-/// Rows that one task makes: a multiple of the tile, about 16 tasks, but neither tiny nor beyond the L2 cache.
-fn rows_of_task(m: usize) -> usize {
-    m.div_ceil(16).next_multiple_of(MR).clamp(FEW_ROWS, 24 * MR)
-}
-
-fn band<A: Element, B: Element>(isa: Isa, c: Target, a: Mat<A>, b: Mat<B>, start: Start) {
-    let Target { data, stride, first, cols } = c;
-    let rows = rows_of_task(a.rows);
-    with_scratch(cols.next_multiple_of(NR) * DEPTH.min(b.rows), |packed| {
-        for (block, depth) in blocks(b.rows).enumerate() {
-            let packed = &mut packed[..cols.next_multiple_of(NR) * depth.len()];
-            packed.par_chunks_mut(GROUP * depth.len()).enumerate().for_each(|(g, panels)| {
-                let b = b.cols_from(g * GROUP, GROUP.min(cols - g * GROUP));
-                dispatch!(isa, s => pack_b(s, panels, b, &depth));
-            });
-            let (packed, start) = (&*packed, if block == 0 { start } else { Start::Old });
-            data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
-                let a = a.rows_from(i * rows, data.len().div_ceil(stride));
-                let c = Target { data, stride, first, cols };
-                multiply(isa, c, a, packed, &depth, start);
-            });
-        }
-    });
+/// Rows that one task makes: whole tiles, about 16 tasks, but neither tiny nor beyond the L2 cache.
+fn rows_of_task(m: usize, tile: usize) -> usize {
+    m.div_ceil(16).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
 }
 
 /// The inner indices, cut at constants.
-fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..k).step_by(DEPTH).map(move |first| first..k.min(first + DEPTH))
+fn blocks(k: usize, depth: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..k).step_by(depth).map(move |first| first..k.min(first + depth))
+}
+
+/// Columns of C. Where its type is not f32, the blocks are added up elsewhere, and the last one is added and rounded in
+/// one step.
+fn band<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
+    k: K,
+    c: &mut [C],
+    columns: Range<usize>,
+    a: Mat<A>,
+    b: Mat<B>,
+    start: Start,
+) {
+    let (cols, stride) = (columns.len(), c.len() / a.rows);
+    let apart = C::DTYPE != DType::F32 && b.rows > K::DEPTH;
+    let width = cols.next_multiple_of(K::COLUMNS);
+    with_scratch(if apart { a.rows * cols } else { 0 }, |sums| {
+        with_scratch(width * K::slots(K::DEPTH.min(b.rows)), |packed| {
+            for depth in blocks(b.rows, K::DEPTH) {
+                let packed = &mut packed[..width * K::slots(depth.len())];
+                packed.par_chunks_mut(GROUP * K::slots(depth.len())).enumerate().for_each(|(g, panels)| {
+                    k.pack_b(panels, b.cols_from(g * GROUP, GROUP.min(cols - g * GROUP)), depth.clone());
+                });
+                let start = if depth.start == 0 { start } else { Start::Old };
+                if apart && depth.end < b.rows {
+                    let c = Target { data: sums, stride: cols, first: 0, cols, sums: &[] };
+                    by_rows(k, c, a, packed, depth, start);
+                } else {
+                    let c = Target { data: c, stride, first: columns.start, cols, sums };
+                    by_rows(k, c, a, packed, depth, start);
+                }
+            }
+        });
+    });
+}
+
+/// Shares out the rows of C.
+fn by_rows<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
+    k: K,
+    c: Target<C>,
+    a: Mat<A>,
+    b: &[f32],
+    depth: Range<usize>,
+    start: Start,
+) {
+    let Target { data, stride, first, cols, sums } = c;
+    let rows = rows_of_task(a.rows, K::ROWS);
+    data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
+        let a = a.rows_from(i * rows, data.len() / stride);
+        let sums = if sums.is_empty() { sums } else { &sums[i * rows * cols..] };
+        k.multiply(Target { data, stride, first, cols, sums }, a, b, depth.clone(), start);
+    });
 }
 
 /// Few rows: each task makes `GROUP` columns for itself, (m, GROUP), which are put in place afterwards.
-fn few_rows<A: Element, B: Element, C: Element>(isa: Isa, c: Columns<C>, a: Mat<A>, b: Mat<B>, start: Start) {
-    let (m, n, Columns { data, stride, first: left }) = (a.rows, b.cols, c);
+fn by_groups<A: Element, B: Element, C: Element>(
+    c: &mut [C],
+    a: Mat<A>,
+    b: Mat<B>,
+    start: Start,
+    group: impl Fn(&mut [f32], Mat<B>, Start) + Sync,
+) {
+    let (m, n) = (a.rows, b.cols);
     with_scratch(n.next_multiple_of(GROUP) * m, |parts| {
         parts.par_chunks_mut(m * GROUP).zip(0..n.div_ceil(GROUP)).for_each(|(part, g)| {
             let columns = g * GROUP..n.min((g + 1) * GROUP);
-            for (part, c) in part.chunks_exact_mut(GROUP).zip(data.chunks_exact(stride)) {
-                part.iter_mut().zip(&c[left..][columns.clone()]).for_each(|(part, c)| *part = c.to_f32());
+            for (part, c) in part.chunks_exact_mut(GROUP).zip(c.chunks_exact(n)) {
+                part.iter_mut().zip(&c[columns.clone()]).for_each(|(part, c)| *part = c.to_f32());
             }
-            let (b, start) = (b.cols_from(columns.start, columns.len()), start.columns(columns));
-            group(isa, part, a, b, start);
+            group(part, b.cols_from(columns.start, columns.len()), start.columns(columns));
         });
         for (part, first) in parts.chunks_exact(m * GROUP).zip((0..n).step_by(GROUP)) {
-            for (part, c) in part.chunks_exact(GROUP).zip(data.chunks_exact_mut(stride)) {
-                narrow(&mut c[left..][first..n.min(first + GROUP)], part);
+            for (part, c) in part.chunks_exact(GROUP).zip(c.chunks_exact_mut(n)) {
+                narrow(&mut c[first..n.min(first + GROUP)], part);
             }
         }
     });
 }
 
-fn group<A: Element, B: Element>(isa: Isa, part: &mut [f32], a: Mat<A>, b: Mat<B>, start: Start) {
-    if a.rows <= DOT_ROWS && a.col == 1 && b.row == 1 {
-        return dispatch!(isa, s => dots(s, part, a, b, start));
-    }
-    with_scratch(GROUP * DEPTH, |packed| {
-        for (block, depth) in blocks(b.rows).enumerate() {
-            let packed = &mut packed[..b.cols.next_multiple_of(NR) * depth.len()];
-            let start = if block == 0 { start } else { Start::Old };
-            let c = Target { data: part, stride: GROUP, first: 0, cols: b.cols };
-            dispatch!(isa, s => pack_b(s, packed, b, &depth));
-            multiply(isa, c, a, packed, &depth, start);
+fn group<K: Kernel<A, B>, A: Element, B: Element>(k: K, part: &mut [f32], a: Mat<A>, b: Mat<B>, start: Start) {
+    with_scratch(GROUP * K::slots(K::DEPTH.min(b.rows)), |packed| {
+        for depth in blocks(b.rows, K::DEPTH) {
+            let packed = &mut packed[..b.cols.next_multiple_of(K::COLUMNS) * K::slots(depth.len())];
+            let start = if depth.start == 0 { start } else { Start::Old };
+            k.pack_b(packed, b, depth.clone());
+            let c = Target { data: &mut *part, stride: GROUP, first: 0, cols: b.cols, sums: &[] };
+            k.multiply(c, a, packed, depth, start);
         }
     });
 }
@@ -282,224 +331,83 @@ fn dots<S: Simd, A: Element, B: Element>(s: S, part: &mut [f32], a: Mat<A>, b: M
     }
 }
 
-/// The columns of `b`, inner indices `depth`, as panels; for the crate as (cols, depth).
-#[inline(always)]
-fn pack_b<S: Simd, B: Element>(_: S, panels: &mut [f32], b: Mat<B>, depth: &Range<usize>) {
-    if S::FMA { pack_panels::<B, NR>(panels, b.t(), depth) } else { widen(panels, b.t(), depth) }
-}
+/// Columns that [`put`] writes at once.
+const LINE: usize = 16;
 
+/// Asks for what [`put`] will read and write, so that it comes while the tile is made.
 #[inline(always)]
-fn pack_panels<T: Element, const W: usize>(panels: &mut [f32], m: Mat<T>, depth: &Range<usize>) {
-    for (p, panel) in panels.chunks_exact_mut(W * depth.len()).enumerate() {
-        pack::<T, W>(panel, m, p * W, depth.start);
+fn touch<C>(c: &Target<C>, rows: Range<usize>, columns: Range<usize>, start: Start) {
+    for i in rows {
+        let line = &c.data[i * c.stride + c.first..][columns.clone()];
+        prefetch(&line[0]);
+        prefetch(&line[line.len() - 1]);
+        if matches!(start, Start::Old) && !c.sums.is_empty() {
+            let line = &c.sums[i * c.cols..][columns.clone()];
+            prefetch(&line[0]);
+            prefetch(&line[line.len() - 1]);
+        }
     }
 }
 
-/// out (rows, depth) = the columns `depth` of m in f32.
+/// Writes `LINE` columns of a tile, from `column` of the target on, or what of them lies within its rows and columns.
 #[inline(always)]
-fn widen<T: Element>(out: &mut [f32], m: Mat<T>, depth: &Range<usize>) {
-    for (i, out) in out.chunks_exact_mut(depth.len()).take(m.rows).enumerate() {
-        let row = &m.data[i * m.row + depth.start * m.col..];
-        out.iter_mut().zip(row.iter().step_by(m.col)).for_each(|(out, x)| *out = x.to_f32());
-    }
-}
-
-/// c = start + the columns `depth` of a · the packed block of B.
-fn multiply<A: Element>(isa: Isa, mut c: Target, a: Mat<A>, b: &[f32], depth: &Range<usize>, start: Start) {
-    with_scratch(a.rows.next_multiple_of(MR) * depth.len(), |packed| {
-        dispatch!(isa, s => pack_and_multiply(s, &mut c, packed, a, b, depth, start));
-    });
-}
-
-#[inline(always)]
-fn pack_and_multiply<S: Simd, A: Element>(
+fn put<S: Simd, C: Element>(
     s: S,
-    c: &mut Target,
-    packed: &mut [f32],
-    a: Mat<A>,
-    b: &[f32],
-    depth: &Range<usize>,
+    c: &mut Target<C>,
+    sums: impl Iterator<Item = S::Vector>,
+    rows: Range<usize>,
+    column: usize,
     start: Start,
 ) {
-    if S::FMA {
-        pack_panels::<A, MR>(packed, a, depth);
-        tiles(s, c, packed, b, a.rows, depth.len(), start);
-    } else {
-        widen(packed, a, depth);
-        by_crate(c, packed, b, a.rows, depth.len(), start);
-    }
-}
-
-/// All tiles of the target: a panel of B stays in the L1 cache while the panels of A pass.
-#[inline(always)]
-fn tiles<S: Simd>(s: S, c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth: usize, start: Start) {
-    for (p, b) in b.chunks_exact(NR * depth).enumerate() {
-        let column = p * NR;
-        let width = NR.min(c.cols - column);
-        let panels = if S::DOZEN { 2 } else { 1 };
-        for (q, a) in a.chunks(panels * MR * depth).enumerate() {
-            let row = q * panels * MR;
-            match a.split_at_checked(MR * depth) {
-                Some((low, high)) if !high.is_empty() => {
-                    put(s, c, &tile_pair(s, [low, high], b), row..rows, column..column + width, start);
-                }
-                _ => put(s, c, &tile(s, a, b), row..rows, column..column + width, start),
-            }
-        }
-    }
-}
-
-/// Writes a tile, or what of it lies within the rows and columns.
-#[inline(always)]
-fn put<S: Simd>(s: S, c: &mut Target, sums: &[S::Vector], rows: Range<usize>, columns: Range<usize>, start: Start) {
+    let columns = column..c.cols.min(column + LINE);
     for (i, sums) in rows.zip(sums) {
-        let line = &mut c.data[i * c.stride + c.first + columns.start..][..columns.len()];
-        if let Ok(line) = <&mut [f32; NR]>::try_from(&mut *line) {
-            finish(s, line, *sums, start, columns.start);
-        } else {
-            let mut whole = [0.0; NR];
-            whole[..columns.len()].copy_from_slice(line);
-            finish(s, &mut whole, *sums, start, columns.start);
-            line.copy_from_slice(&whole[..columns.len()]);
-        }
-    }
-}
-
-/// A row of a tile, with what it begins from.
-#[inline(always)]
-fn finish<S: Simd>(s: S, line: &mut [f32; NR], sums: S::Vector, start: Start, column: usize) {
-    match start {
-        Start::Zero => return s.store(line, sums),
-        Start::Old => {}
-        Start::Bias(bias) => {
-            for (line, b) in line.iter_mut().zip(&bias[column..]) {
-                *line = *b;
+        let line = &mut c.data[i * c.stride + c.first + column..][..columns.len()];
+        let old = match start {
+            Start::Zero => None,
+            Start::Bias(bias) => Some(&bias[columns.clone()]),
+            Start::Old if C::DTYPE == DType::F32 => Some(bytemuck::cast_slice::<C, f32>(line)),
+            Start::Old => Some(&c.sums[i * c.cols + column..][..columns.len()]),
+        };
+        let total = match old {
+            None => sums,
+            Some(old) => s.fma_each(s.splat(1.0), load(s, old), sums),
+        };
+        match <&mut [C; LINE]>::try_from(&mut *line) {
+            Ok(line) => store(s, line, total),
+            Err(_) => {
+                let mut whole = [C::default(); LINE];
+                store(s, &mut whole, total);
+                line.copy_from_slice(&whole[..columns.len()]);
             }
         }
     }
-    scale_add(s, line, 1.0, sums);
 }
 
-/// a (rows, depth) and b (cols, depth), both row-major.
-fn by_crate(c: &mut Target, a: &[f32], b: &[f32], rows: usize, depth: usize, start: Start) {
-    for i in 0..rows {
-        begin(&mut c.data[i * c.stride + c.first..][..c.cols], start);
-    }
-    assert!(rows > 0 && c.cols > 0 && a.len() >= rows * depth && b.len() >= c.cols * depth, "whole blocks");
-    let results = &mut c.data[c.first..][..(rows - 1) * c.stride + c.cols];
-    // SAFETY: the assertion and the slice above keep every element that extents and strides address inside its slice;
-    // `results` is borrowed exclusively. B is (depth, cols) with strides 1 and `depth`.
-    unsafe {
-        matrixmultiply::sgemm(
-            rows,
-            depth,
-            c.cols,
-            1.0,
-            a.as_ptr(),
-            depth as isize,
-            1,
-            b.as_ptr(),
-            1,
-            depth as isize,
-            1.0,
-            results.as_mut_ptr(),
-            c.stride as isize,
-            1,
-        );
+#[inline(always)]
+fn load<S: Simd>(s: S, line: &[f32]) -> S::Vector {
+    match <&[f32; LINE]>::try_from(line) {
+        Ok(line) => s.load(line),
+        Err(_) => {
+            let mut whole = [0.0; LINE];
+            whole[..line.len()].copy_from_slice(line);
+            s.load(&whole)
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::testing::{assert_close, each_dtype, place, random, same_on_all_threads, sample};
-    use super::*;
-    use crate::dtype::bf16;
-
-    fn transposed(x: &[f64], cols: usize) -> Vec<f64> {
-        (0..x.len()).map(|i| x[i % (x.len() / cols) * cols + i / (x.len() / cols)]).collect()
+#[inline(always)]
+fn store<S: Simd, C: Element>(s: S, line: &mut [C; LINE], x: S::Vector) {
+    if C::DTYPE == DType::F32 {
+        let line: &mut [f32] = bytemuck::cast_slice_mut(line);
+        s.store(line.try_into().expect("as long as it was"), x);
+    } else {
+        let mut wide = [0.0; LINE];
+        s.store(&mut wide, x);
+        narrow(line, &wide);
     }
+}
 
-    /// All four layouts of the operands, with bias; then C += with narrow and with f32 operands.
-    fn check<T: Element>(m: usize, k: usize, n: usize) {
-        let ((a, exact_a), (b, exact_b), (bias, exact_bias)) =
-            (sample::<T>(1, m * k), sample::<T>(2, k * n), sample::<T>(3, n));
-        for layout in 0..4 {
-            let (a, exact_a) = match layout & 1 {
-                0 => (Mat::new(&a, m, k), exact_a.clone()),
-                _ => (Mat::new(&a, k, m).t(), transposed(&exact_a, m)),
-            };
-            let (b, exact_b) = match layout & 2 {
-                0 => (Mat::new(&b, k, n), exact_b.clone()),
-                _ => (Mat::new(&b, n, k).t(), transposed(&exact_b, k)),
-            };
-            let what = format!("{m}x{k}x{n} layout {layout}");
-            let exact = reference::matmul(&exact_a, &exact_b, m, k, n);
-            let mut c = place::<T>(m * n);
-            matmul(&mut c, a, b, None);
-            assert_close(&what, &c, &exact, 16.0);
-            let biased: Vec<f64> = exact.iter().zip(exact_bias.iter().cycle()).map(|(x, b)| x + b).collect();
-            matmul(&mut c, a, b, Some(&bias));
-            assert_close(&what, &c, &biased, 16.0);
-            let mut sums: Vec<f32> = random(4, m * n).iter().map(|x| *x as f32).collect();
-            let total: Vec<f64> = exact.iter().zip(&sums).map(|(x, c)| x + f64::from(*c)).collect();
-            matmul_add(&mut sums, a, b);
-            assert_close(&what, &sums, &total, 16.0);
-        }
-    }
-
-    fn small<T: Element>() {
-        for (m, k, n) in [(1, 1, 1), (5, 16, 129), (16, 129, 5), (3, 300, 70), (129, 5, 16), (31, 17, 33)] {
-            check::<T>(m, k, n);
-        }
-    }
-
-    #[test]
-    fn fast_equals_reference() {
-        each_dtype!(small);
-    }
-
-    /// More than one block of the inner index, more than one band of columns.
-    fn blocked<T: Element>() {
-        check::<T>(26, DEPTH + 3, COLUMNS + 5);
-    }
-
-    #[test]
-    fn blocks_and_bands() {
-        each_dtype!(blocked);
-    }
-
-    #[test]
-    fn nothing_to_add() {
-        let mut c = [1.0f32; 6];
-        matmul_add(&mut c, Mat::new(&[0.0f32; 0], 2, 0), Mat::new(&[0.0f32; 0], 0, 3));
-        assert_eq!(c, [1.0; 6]);
-        matmul(&mut c, Mat::new(&[0.0f32; 0], 2, 0), Mat::new(&[0.0f32; 0], 0, 3), Some(&[1.0, 2.0, 3.0]));
-        assert_eq!(c, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-    }
-
-    #[test]
-    fn mixed_types() {
-        let ((a, exact_a), (b, exact_b)) = (sample::<f32>(1, 30 * 40), sample::<bf16>(2, 40 * 50));
-        let mut c = place::<bf16>(30 * 50);
-        matmul(&mut c, Mat::new(&a, 30, 40), Mat::new(&b, 40, 50), None);
-        assert_close("f32·bf16", &c, &reference::matmul(&exact_a, &exact_b, 30, 40, 50), 16.0);
-    }
-
-    #[test]
-    fn threads_change_nothing() {
-        let ((a, _), (b, _)) = (sample::<f32>(1, 129 * 300), sample::<f32>(2, 300 * 130));
-        for m in [2, 17, 129] {
-            same_on_all_threads("matmul", || {
-                let mut c = place::<f32>(m * 130);
-                matmul(&mut c, Mat::new(&a[..m * 300], m, 300), Mat::new(&b, 300, 130), None);
-                c
-            });
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "inner extents")]
-    fn wrong_extents_are_refused() {
-        matmul(&mut [0.0f32; 4], Mat::new(&[0.0f32; 4], 2, 2), Mat::new(&[0.0f32; 6], 3, 2), None);
-    }
+#[inline(always)]
+fn narrow<C: Element>(c: &mut [C], sums: &[f32]) {
+    c.iter_mut().zip(sums).for_each(|(c, sum)| *c = C::from_f32(*sum));
 }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::attention::Heads;
-use super::isa::{Simd, dispatch, isa};
+use super::heads::{Heads, Operand, Place};
+use super::isa::{Isa, Simd, dispatch, isa};
 use super::parallel::install;
 use crate::dtype::Element;
 
@@ -90,26 +90,40 @@ pub fn rotate<T: Element>(
     });
 }
 
-/// The same from x to y, rows of nothing but heads of `d`, whose other elements are copied.
-pub fn rotate_into<T: Element>(
-    y: &mut [T],
-    x: &[T],
-    row: usize,
-    d: usize,
-    time: usize,
-    table: &Table,
-    start: usize,
-    sign: f32,
+/// The same from x to y, whose other elements are copied; a table for each sequence, or one for all.
+///
+/// # Panics
+/// When x and y differ in shape: a mistake of the caller, `ops` refuses it.
+pub fn rotate_into<T: Element>(y: &Place<T>, x: Operand<T>, tables: &[Table], sign: f32) {
+    each_token(y, tables, |isa, y, b, t, a, (cos, sin)| {
+        let (x, both) = (x.row(b, t, a), 2 * cos.len());
+        dispatch!(isa, s => turn_into(s, &mut y[..both], &x[..both], cos, sin, sign));
+        y[both..].copy_from_slice(&x[both..]);
+    });
+}
+
+/// The same in place.
+pub fn rotate_heads<T: Element>(y: &Place<T>, tables: &[Table], sign: f32) {
+    each_token(y, tables, |isa, y, _, _, _, (cos, sin)| {
+        dispatch!(isa, s => turn(s, &mut y[..2 * cos.len()], cos, sin, sign));
+    });
+}
+
+/// Calls `work(isa, head, sequence, token, head's number, (cos, sin))` for each head.
+fn each_token<T: Element>(
+    y: &Place<T>,
+    tables: &[Table],
+    work: impl Fn(Isa, &mut [T], usize, usize, usize, (&[f32], &[f32])) + Sync,
 ) {
-    let (isa, half) = (isa(), table.half());
+    let (isa, grid) = (isa(), *y.grid());
     install(|| {
-        let rows = y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().with_min_len(16);
-        rows.for_each(|(n, (y, x))| {
-            let (cos, sin) = table.at(start + n % time);
-            dispatch!(isa, s => for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                turn_into(s, &mut y[..2 * half], &x[..2 * half], cos, sin, sign);
-                y[2 * half..].copy_from_slice(&x[2 * half..]);
-            });
+        (0..grid.batch * grid.time).into_par_iter().with_min_len(16).for_each(|n| {
+            let (b, t) = (n / grid.time, n % grid.time);
+            let at = tables[if tables.len() == 1 { 0 } else { b }].at(t);
+            for a in 0..grid.count {
+                // SAFETY: no other task has this token, and the piece ends with this call.
+                work(isa, unsafe { y.row(b, t, a) }, b, t, a, at);
+            }
         });
     });
 }
@@ -140,6 +154,7 @@ fn turn_into<S: Simd, T: Element>(s: S, y: &mut [T], x: &[T], cos: &[f32], sin: 
 
 #[cfg(test)]
 mod tests {
+    use super::super::heads::Grid;
     use super::super::testing::{assert_close, check_gradient, dot, each_dtype, place, random, sample};
     use super::*;
 
@@ -176,13 +191,16 @@ mod tests {
 
     fn into_equals_in_place<T: Element>() {
         let (d, count, time) = (10, 3, 5);
-        let (table, x) = (Table::new(8, 6, BASE), sample::<T>(1, 2 * time * count * d).0);
+        let (tables, x) = ([Table::new(5, 6, BASE)], sample::<T>(1, 2 * time * count * d).0);
+        let grid = Grid::rows(2, time, count, d);
         for sign in [1.0, -1.0] {
-            let (mut turned, mut y) = (x.clone(), place::<T>(x.len()));
+            let (mut turned, mut y, mut z) = (x.clone(), place::<T>(x.len()), x.clone());
             let heads = Heads { offset: 0, stride: d, count, dim: d };
-            rotate(&mut turned, count * d, heads, time, &table, 2, sign);
-            rotate_into(&mut y, &x, count * d, d, time, &table, 2, sign);
-            assert_eq!(y, turned);
+            rotate(&mut turned, count * d, heads, time, &tables[0], 0, sign);
+            let from = Operand::new(&x, grid).expect("fits");
+            rotate_into(&Place::new(&mut y, grid).expect("fits"), from, &tables, sign);
+            rotate_heads(&Place::new(&mut z, grid).expect("fits"), &tables, sign);
+            assert_eq!((&y, &z), (&turned, &turned));
         }
     }
 

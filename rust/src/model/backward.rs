@@ -170,11 +170,11 @@ impl<T: Element> Pass<'_, T> {
 
     fn attend_backward(&self, dqkv: &mut [T], dattended: &[T], slot: &Slot<T>) -> Result<()> {
         self.interrupt.check()?;
-        let Projection { row, q, k, v } = self.projection;
+        let Projection { row, q, k, .. } = self.projection;
         let shape = [self.batch, self.time, q.count * q.dim];
         let (dout, out) = (View::new(dattended, &shape)?, View::new(&slot.attended, &shape)?);
-        let (batch, time, scale) = (self.batch, self.time, self.scale());
-        attention::backward(dqkv, dout, out, &slot.lse, &slot.qkv, q, k, v, row, batch, time, scale)?;
+        let (batch, time) = (self.batch, self.time);
+        attention::backward(dqkv, dout, out, &slot.lse, &slot.qkv, &self.attention())?;
         let Some(table) = self.table else { return Ok(()) };
         rotary::backward(dqkv, row, q, batch, time, table, self.start)?;
         rotary::backward(dqkv, row, k, batch, time, table, self.start)

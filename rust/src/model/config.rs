@@ -60,6 +60,9 @@ pub struct ModelConfig {
     pub parallel_residual: bool,
     pub bias: Bias,
     pub tie_word_embeddings: bool,
+    /// Keys that a token sees, its own and those before it (HF's `sliding_window`); None: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
 }
 
 /// Weights before the first step: N(0, std) for all matrices, biases 0, norm weights 1.

@@ -60,15 +60,17 @@ fn gather<T: Element>(out: &mut Vec<T>, row: &[T], heads: Heads) {
 }
 
 impl<T: Element> Pass<'_, T> {
-    /// Attention of one token to all tokens before it and itself.
+    /// Attention of one token to itself and the tokens before it that its window leaves.
     fn attend_cached(&self, slot: &mut Slot<T>, cache: &mut Cache<T>, layer: usize) -> Result<()> {
         self.rotate(&mut slot.qkv)?;
         cache.extend(layer, &slot.qkv, &self.projection);
         let Projection { q, k, .. } = self.projection;
         cache.query.clear();
         gather(&mut cache.query, &slot.qkv, q);
+        let length = self.config.sliding_window.map_or(self.start + 1, |keys| keys.min(self.start + 1));
+        let first = (self.start + 1 - length) * k.count * k.dim;
         let [keys, values] = &cache.layers[layer];
-        let length = self.start + 1;
+        let (keys, values) = (&keys[first..], &values[first..]);
         attention::decode(&mut slot.attended, &cache.query, keys, values, q.count, k.count, q.dim, length, self.scale())
     }
 }

@@ -294,6 +294,9 @@ fn check(config: &ModelConfig) -> Result<()> {
 }
 
 fn check_heads(config: &ModelConfig) -> Result<()> {
+    if config.sliding_window == Some(0) {
+        return Err(Error::Config("`sliding_window` must be at least 1 (a token sees itself), got 0".into()));
+    }
     if !config.num_attention_heads.is_multiple_of(config.num_kv_heads) {
         let (heads, kv) = (config.num_attention_heads, config.num_kv_heads);
         return Err(Error::Config(format!(

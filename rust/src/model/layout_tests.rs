@@ -19,6 +19,7 @@ fn neox() -> ModelConfig {
         parallel_residual: true,
         bias: Bias { norm: true, attention: true, mlp: true },
         tie_word_embeddings: false,
+        sliding_window: None,
     }
 }
 
@@ -101,6 +102,7 @@ fn impossible_configs_are_refused_by_key() {
     let cases = [
         (ModelConfig { num_layers: 0, ..neox() }, "num_layers"),
         (ModelConfig { num_kv_heads: 2, ..neox() }, "num_kv_heads"),
+        (ModelConfig { sliding_window: Some(0), ..llama() }, "sliding_window"),
         (ModelConfig { position: Position::Rotary { ndims: 3, base: 1e4 }, ..neox() }, "rotary_pct"),
         (ModelConfig { position: Position::Rotary { ndims: 6, base: 1e4 }, ..neox() }, "rotary_pct"),
         (ModelConfig { position: Position::Rotary { ndims: 4, base: f64::NAN }, ..neox() }, "rotary_emb_base"),

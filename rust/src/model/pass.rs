@@ -9,6 +9,7 @@ use super::{ModelConfig, Norm};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::ops::attention::{Mask, Qkv};
 use crate::ops::{activation, add, attention, embedding, gated_mlp, layer_norm, linear, rms_norm, rotary};
 use crate::tensor::{View, ViewMut};
 
@@ -196,9 +197,17 @@ impl<T: Element> Pass<'_, T> {
     pub(super) fn attend(&self, slot: &mut Slot<T>) -> Result<()> {
         self.interrupt.check()?;
         self.rotate(&mut slot.qkv)?;
-        let Projection { row, q, k, v } = self.projection;
+        let Projection { q, .. } = self.projection;
         let out = ViewMut::new(&mut slot.attended, &[self.batch, self.time, q.count * q.dim])?;
-        attention::forward(out, &mut slot.lse, q, k, v, &slot.qkv, row, self.batch, self.time, self.scale())
+        attention::forward(out, &mut slot.lse, &slot.qkv, &self.attention())
+    }
+
+    /// Where q, k and v stand, and what they see.
+    pub(super) fn attention(&self) -> Qkv<'static> {
+        let Projection { row, q, k, v } = self.projection;
+        let left = self.config.sliding_window.map(|keys| keys.saturating_sub(1));
+        let mask = Mask { left, ..Mask::CAUSAL };
+        Qkv { q, k, v, row, batch: self.batch, time: self.time, scale: self.scale(), mask }
     }
 
     /// d^(−½)

@@ -20,6 +20,7 @@ fn config(layers: usize, parallel: bool, gated: bool, norm: Norm) -> ModelConfig
         parallel_residual: parallel,
         bias: Bias { norm: true, attention: true, mlp: true },
         tie_word_embeddings: false,
+        sliding_window: None,
     }
 }
 

@@ -1,38 +1,66 @@
-//! Attention, softmax(q·kᵀ·scale)·v, causal or over all keys, with grouped key/value heads (Ainslie et al. 2023, arXiv 2305.13245).
+//! Attention, softmax(q·kᵀ·scale)·v over the keys that a mask leaves, with grouped key/value heads (Ainslie et al.
+//! 2023, arXiv 2305.13245). Queries, keys and values stand in one tensor, or each in its own, read where they are.
 
-pub use crate::cpu::attention::{Heads, Qkv};
+pub use crate::cpu::attention::{Document, Grid, Heads, Mask, Operand, Place};
 
 use crate::cpu::attention as cpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::tensor::{View, ViewMut};
 
+/// Where queries, keys and values stand in the rows of one tensor, how many tokens there are, and what they see.
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv<'a> {
+    pub q: Heads,
+    pub k: Heads,
+    pub v: Heads,
+    /// Elements from one token to the next.
+    pub row: usize,
+    pub batch: usize,
+    pub time: usize,
+    pub scale: f32,
+    pub mask: Mask<'a>,
+}
+
+fn unsupported<T>(what: String) -> Result<T> {
+    Err(Error::UnsupportedInput(what))
+}
+
 fn check_scale(op: &'static str, scale: f32) -> Result<()> {
     if scale > 0.0 && scale.is_finite() {
         return Ok(());
     }
-    Err(Error::UnsupportedInput(format!("{op}: `scale` must be positive and finite, got {scale}")))
+    unsupported(format!("{op}: `scale` must be positive and finite, got {scale}"))
 }
 
-impl Qkv {
+impl Qkv<'_> {
     fn check(&self, op: &'static str, len: usize) -> Result<()> {
-        super::expect_len(op, "qkv", self.batch * self.time * self.row, len)?;
-        super::expect_some(op, "heads", &[self.q.count, self.k.count, self.q.dim])?;
-        check_scale(op, self.scale)?;
-        let ends = [self.q.end(), self.k.end(), self.v.end()];
-        let whole = self.q.count.is_multiple_of(self.k.count) && self.k.count == self.v.count;
-        let dims = self.q.dim == self.k.dim && self.k.dim == self.v.dim;
-        if whole && dims && ends.iter().all(|end| *end <= self.row) && self.disjoint() {
-            return Ok(());
-        }
-        Err(Error::UnsupportedInput(format!(
+        super::expect_len(op, "qkv", self.batch * self.time * self.row, len)
+    }
+
+    fn no_fit<T>(&self, op: &'static str) -> Result<T> {
+        unsupported(format!(
             "{op}: heads do not fit: {} query, {} key, {} value heads, rows of {} elements; key heads must divide query heads",
             self.q.count, self.k.count, self.v.count, self.row
-        )))
+        ))
+    }
+
+    fn operands<'d, T: Element>(&self, op: &'static str, qkv: &'d [T]) -> Result<[Operand<'d, T>; 3]> {
+        self.check(op, qkv.len())?;
+        let all = [self.q, self.k, self.v];
+        let inside = crate::cpu::heads::disjoint(all) && all.iter().all(|heads| heads.end() <= self.row);
+        match all.map(|heads| Operand::fused(qkv, heads, self.row, self.batch, self.time)) {
+            [Some(q), Some(k), Some(v)] if inside => Ok([q, k, v]),
+            _ => self.no_fit(op),
+        }
     }
 
     fn outputs(&self) -> [usize; 3] {
         [self.batch, self.time, self.q.count * self.q.dim]
+    }
+
+    fn rows(&self) -> Grid {
+        Grid::rows(self.batch, self.time, self.q.count, self.q.dim)
     }
 }
 
@@ -40,33 +68,11 @@ impl Qkv {
 ///
 /// # Errors
 /// `Shape`; `UnsupportedInput` when the heads do not fit each other.
-pub fn forward<T: Element>(
-    out: ViewMut<T>,
-    lse: &mut [f32],
-    q: Heads,
-    k: Heads,
-    v: Heads,
-    qkv: &[T],
-    row: usize,
-    batch: usize,
-    time: usize,
-    scale: f32,
-) -> Result<()> {
-    forward_of(out, lse, qkv, &Qkv { q, k, v, row, batch, time, scale, causal: true })
-}
-
-/// The same, over all keys too.
-///
-/// # Errors
-/// As `forward`.
-pub fn forward_of<T: Element>(mut out: ViewMut<T>, lse: &mut [f32], qkv: &[T], s: &Qkv) -> Result<()> {
-    s.check("attention", qkv.len())?;
+pub fn forward<T: Element>(mut out: ViewMut<T>, lse: &mut [f32], qkv: &[T], s: &Qkv) -> Result<()> {
+    let [q, k, v] = s.operands("attention", qkv)?;
     out.expect("attention", "out", &s.outputs())?;
-    super::expect_len("attention", "lse", s.batch * s.q.count * s.time, lse.len())?;
-    if s.batch * s.time > 0 {
-        cpu::forward(out.data(), lse, qkv, s);
-    }
-    Ok(())
+    let Some(out) = Place::new(out.data(), s.rows()) else { return s.no_fit("attention") };
+    forward_apart(&out, lse, q, k, v, s.scale, s.mask)
 }
 
 /// Overwrites the places of q, k and v in dqkv.
@@ -79,38 +85,156 @@ pub fn backward<T: Element>(
     out: View<T>,
     lse: &[f32],
     qkv: &[T],
-    q: Heads,
-    k: Heads,
-    v: Heads,
-    row: usize,
-    batch: usize,
-    time: usize,
-    scale: f32,
+    s: &Qkv,
 ) -> Result<()> {
-    backward_of(dqkv, dout, out, lse, qkv, &Qkv { q, k, v, row, batch, time, scale, causal: true })
+    let op = "attention.backward";
+    let [q, k, v] = s.operands(op, qkv)?;
+    super::expect_len(op, "dqkv", qkv.len(), dqkv.len())?;
+    dout.expect(op, "dout", &s.outputs())?;
+    out.expect(op, "out", &s.outputs())?;
+    let (dout, out) = (Operand::new(dout.data(), s.rows()), Operand::new(out.data(), s.rows()));
+    match (Place::fused(dqkv, [s.q, s.k, s.v], s.row, s.batch, s.time), dout, out) {
+        (Some(places), Some(dout), Some(out)) => backward_apart(&places, dout, out, lse, q, k, v, s.scale, s.mask),
+        _ => s.no_fit(op),
+    }
 }
 
-/// The same, over all keys too.
+/// (B, T, A, d)
+fn extents(grid: &Grid) -> [usize; 4] {
+    [grid.batch, grid.time, grid.count, grid.dim]
+}
+
+fn check<T>(
+    op: &'static str,
+    q: &Operand<T>,
+    k: &Operand<T>,
+    v: &Operand<T>,
+    like: &[(&'static str, &Grid, &Grid)],
+    lse: usize,
+    scale: f32,
+    mask: &Mask,
+) -> Result<()> {
+    let (grid, kv) = (*q.grid(), k.grid().count);
+    super::expect_some(op, "heads", &[grid.count, kv, grid.dim])?;
+    check_scale(op, scale)?;
+    if !grid.count.is_multiple_of(kv) {
+        return unsupported(format!("{op}: {kv} key heads must divide {} query heads", grid.count));
+    }
+    let keys = Grid { count: kv, ..grid };
+    for (arg, got, want) in [("key", k.grid(), &keys), ("value", v.grid(), &keys)].iter().chain(like) {
+        if extents(got) != extents(want) {
+            let (want, got) = (extents(want).to_vec(), extents(got).to_vec());
+            return Err(Error::Shape { op, arg, want, got });
+        }
+    }
+    super::expect_len(op, "lse", grid.batch * grid.count * grid.time, lse)?;
+    check_documents(op, mask, grid.batch, grid.time)
+}
+
+fn check_documents(op: &'static str, mask: &Mask, batch: usize, time: usize) -> Result<()> {
+    let Some(documents) = mask.documents else { return Ok(()) };
+    super::expect_len(op, "documents", batch * time, documents.len())?;
+    let holds = |(i, (begin, end)): (usize, &Document)| (*begin..*end).contains(&(i % time)) && *end <= time;
+    let goes_on = |pair: &[Document]| pair[0] == pair[1] || pair[0].1 == pair[1].0;
+    let whole = documents.iter().enumerate().all(holds);
+    if whole && documents.chunks(time.max(1)).all(|sequence| sequence.windows(2).all(goes_on)) {
+        return Ok(());
+    }
+    unsupported(format!("{op}: `documents` must be ranges that follow one another and hold each token"))
+}
+
+/// out like q, lse (B, A, T); q, k and v stand anywhere.
 ///
 /// # Errors
 /// As `forward`.
-pub fn backward_of<T: Element>(
-    dqkv: &mut [T],
-    dout: View<T>,
-    out: View<T>,
-    lse: &[f32],
-    qkv: &[T],
-    s: &Qkv,
+pub fn forward_apart<T: Element>(
+    out: &Place<T>,
+    lse: &mut [f32],
+    q: Operand<T>,
+    k: Operand<T>,
+    v: Operand<T>,
+    scale: f32,
+    mask: Mask,
 ) -> Result<()> {
-    s.check("attention.backward", qkv.len())?;
-    super::expect_len("attention.backward", "dqkv", qkv.len(), dqkv.len())?;
-    dout.expect("attention.backward", "dout", &s.outputs())?;
-    out.expect("attention.backward", "out", &s.outputs())?;
-    super::expect_len("attention.backward", "lse", s.batch * s.q.count * s.time, lse.len())?;
-    if s.batch * s.time > 0 {
-        cpu::backward(dqkv, dout.data(), out.data(), lse, qkv, s);
+    check("attention", &q, &k, &v, &[("out", out.grid(), q.grid())], lse.len(), scale, &mask)?;
+    if !q.grid().is_empty() {
+        cpu::forward(out, lse, q, k, v, scale, mask);
     }
     Ok(())
+}
+
+/// Overwrites (dq, dk, dv), which stand anywhere.
+///
+/// # Errors
+/// As `forward`.
+pub fn backward_apart<T: Element>(
+    [dq, dk, dv]: &[Place<T>; 3],
+    dout: Operand<T>,
+    out: Operand<T>,
+    lse: &[f32],
+    q: Operand<T>,
+    k: Operand<T>,
+    v: Operand<T>,
+    scale: f32,
+    mask: Mask,
+) -> Result<()> {
+    let like = [
+        ("dout", dout.grid(), q.grid()),
+        ("out", out.grid(), q.grid()),
+        ("dq", dq.grid(), q.grid()),
+        ("dk", dk.grid(), k.grid()),
+        ("dv", dv.grid(), v.grid()),
+    ];
+    check("attention.backward", &q, &k, &v, &like, lse.len(), scale, &mask)?;
+    if !q.grid().is_empty() {
+        cpu::backward(dq, dk, dv, dout, out, lse, q, k, v, scale, mask);
+    }
+    Ok(())
+}
+
+/// The document of each token, from an id of each token (B, T): a document is a run of one id.
+///
+/// # Errors
+/// `UnsupportedInput` when ids go back: one that comes again would be two documents.
+pub fn documents_of_ids(ids: &[i64], batch: usize, time: usize) -> Result<Vec<Document>> {
+    super::expect_len("attention", "document_ids", batch * time, ids.len())?;
+    let mut documents = Vec::with_capacity(ids.len());
+    for (b, ids) in ids.chunks(time.max(1)).enumerate() {
+        if let Some(t) = ids.windows(2).position(|pair| pair[1] < pair[0]) {
+            return unsupported(format!(
+                "attention: `document_ids` must not decrease, but {} follows {} at token {} of sequence {b}",
+                ids[t + 1],
+                ids[t],
+                t + 1
+            ));
+        }
+        let mut begin = 0;
+        for run in ids.chunk_by(|a, b| a == b) {
+            let end = begin + run.len();
+            documents.resize(documents.len() + run.len(), (begin, end));
+            begin = end;
+        }
+    }
+    Ok(documents)
+}
+
+/// The document of each of `tokens` tokens, from the cumulative lengths 0, l₀, l₀ + l₁, .., `tokens`.
+///
+/// # Errors
+/// `UnsupportedInput` when they are not.
+pub fn documents_of_lengths(cumulative: &[i64], tokens: usize) -> Result<Vec<Document>> {
+    let whole = cumulative.first() == Some(&0) && cumulative.last().is_some_and(|n| usize::try_from(*n) == Ok(tokens));
+    if !whole || cumulative.windows(2).any(|pair| pair[1] < pair[0]) {
+        return unsupported(format!(
+            "attention: `cu_seq_q` must rise from 0 to the number of tokens, {tokens}; it is {cumulative:?}"
+        ));
+    }
+    let mut documents = Vec::with_capacity(tokens);
+    for pair in cumulative.windows(2) {
+        let (begin, end) = (pair[0] as usize, pair[1] as usize);
+        documents.resize(end, (begin, end));
+    }
+    Ok(documents)
 }
 
 /// One query token (A, d) against a cache of `length` keys and values (length, Kv, d); out (A, d).

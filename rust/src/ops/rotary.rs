@@ -2,7 +2,7 @@
 
 pub use crate::cpu::rotary::Table;
 
-use super::attention::Heads;
+use super::attention::{Grid, Heads, Operand, Place};
 use crate::cpu::rotary as cpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -75,27 +75,49 @@ pub fn forward<T: Element>(
     Ok(())
 }
 
-/// y = x (B·T, A·d), nothing but heads, rotated; backwards when `backward`.
+/// Tables for `batch` sequences of `time` tokens and heads of `dim`: one for each, or one for all.
+fn check_tables(tables: &[Table], grid: &Grid) -> Result<()> {
+    if tables.len() != 1 && tables.len() != grid.batch {
+        return Err(Error::Shape { op: "rotary", arg: "cos", want: vec![grid.batch], got: vec![tables.len()] });
+    }
+    for table in tables {
+        if 2 * table.half() > grid.dim || table.time() < grid.time {
+            let (want, got) = (vec![grid.time, grid.dim], vec![table.time(), 2 * table.half()]);
+            return Err(Error::Shape { op: "rotary", arg: "cos", want, got });
+        }
+    }
+    Ok(())
+}
+
+fn sign(backward: bool) -> f32 {
+    if backward { -1.0 } else { 1.0 }
+}
+
+/// y = x rotated, backwards when `backward`; both stand anywhere.
 ///
 /// # Errors
 /// As `forward`.
-pub fn into<T: Element>(
-    y: &mut [T],
-    x: &[T],
-    heads: Heads,
-    batch: usize,
-    time: usize,
-    table: &Table,
-    backward: bool,
-) -> Result<()> {
-    let row = heads.count * heads.dim;
-    let heads = Heads { offset: 0, stride: heads.dim, ..heads };
-    check(x.len(), row, heads, batch, time, table, 0)?;
-    super::expect_len("rotary", "y", x.len(), y.len())?;
-    if table.half() > 0 {
-        cpu::rotate_into(y, x, row, heads.dim, time, table, 0, if backward { -1.0 } else { 1.0 });
-    } else {
-        y.copy_from_slice(x);
+pub fn into<T: Element>(y: &Place<T>, x: Operand<T>, tables: &[Table], backward: bool) -> Result<()> {
+    let (got, want) = (y.grid(), x.grid());
+    if (got.batch, got.time, got.count, got.dim) != (want.batch, want.time, want.count, want.dim) {
+        let list = |grid: &Grid| vec![grid.batch, grid.time, grid.count, grid.dim];
+        return Err(Error::Shape { op: "rotary", arg: "y", want: list(want), got: list(got) });
+    }
+    check_tables(tables, want)?;
+    if !want.is_empty() {
+        cpu::rotate_into(y, x, tables, sign(backward));
+    }
+    Ok(())
+}
+
+/// The same in place.
+///
+/// # Errors
+/// As `forward`.
+pub fn heads<T: Element>(y: &Place<T>, tables: &[Table], backward: bool) -> Result<()> {
+    check_tables(tables, y.grid())?;
+    if !y.grid().is_empty() {
+        cpu::rotate_heads(y, tables, sign(backward));
     }
     Ok(())
 }

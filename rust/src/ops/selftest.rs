@@ -1,7 +1,7 @@
 //! Every op in f32 on this machine, forward and backward on small odd shapes, against its f64 reference.
 
 use super::activation::Activation;
-use super::attention::Heads;
+use super::attention::{Heads, Mask, Qkv};
 use super::linear_cross_entropy::LossOptions;
 use super::{activation, adamw, add, attention, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm};
 use super::{linear, linear_cross_entropy, rms_norm, rotary};
@@ -190,7 +190,7 @@ fn add_head(rows: &mut [f64], from: &[f64], width: usize, at: usize, d: usize) {
     }
 }
 
-/// Two query heads on one key/value head.
+/// Two query heads on one key/value head, a window of 51 keys.
 fn attention_part(checks: &mut Vec<Check>) -> Result<()> {
     let (time, d, row, scale) = (69, 16, 64, 0.25);
     let heads = |offset, count| Heads { offset, stride: d, count, dim: d };
@@ -198,16 +198,18 @@ fn attention_part(checks: &mut Vec<Check>) -> Result<()> {
     let ((qkv, exact_qkv), (dout, exact_dout)) = (numbers(1, time * row), numbers(2, time * 2 * d));
     let (mut out, mut lse, mut dqkv) = (place(time * 2 * d), place(2 * time), place(time * row));
     let dims = [1, time, 2 * d];
-    attention::forward(ViewMut::new(&mut out, &dims)?, &mut lse, q, k, v, &qkv, row, 1, time, scale)?;
+    let s = Qkv { q, k, v, row, batch: 1, time, scale, mask: Mask { left: Some(50), ..Mask::CAUSAL } };
+    attention::forward(ViewMut::new(&mut out, &dims)?, &mut lse, &qkv, &s)?;
     let (vdout, vout) = (View::new(&dout, &dims)?, View::new(&out, &dims)?);
-    attention::backward(&mut dqkv, vdout, vout, &lse, &qkv, q, k, v, row, 1, time, scale)?;
+    attention::backward(&mut dqkv, vdout, vout, &lse, &qkv, &s)?;
     let (mut exact, mut exact_d) = (vec![0.0; time * 2 * d], vec![0.0; time * row]);
     let (hk, hv, scale) = (head(&exact_qkv, row, 2 * d, d), head(&exact_qkv, row, 3 * d, d), f64::from(scale));
+    let sees = |t: usize, s: usize| s <= t && s + 50 >= t;
     for a in 0..2 {
         use cpu::attention::reference;
         let (hq, hdout) = (head(&exact_qkv, row, a * d, d), head(&exact_dout, 2 * d, a * d, d));
-        add_head(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale, true), 2 * d, a * d, d);
-        let (dq, dk, dv) = reference::backward(&hdout, &hq, &hk, &hv, d, scale, true);
+        add_head(&mut exact, &reference::forward(&hq, &hk, &hv, d, scale, sees), 2 * d, a * d, d);
+        let (dq, dk, dv) = reference::backward(&hdout, &hq, &hk, &hv, d, scale, sees);
         add_head(&mut exact_d, &dq, row, a * d, d);
         add_head(&mut exact_d, &dk, row, 2 * d, d);
         add_head(&mut exact_d, &dv, row, 3 * d, d);
@@ -224,7 +226,8 @@ fn decode_part(checks: &mut Vec<Check>) -> Result<()> {
     let mut out = place(d);
     attention::decode(&mut out, &q, &keys, &values, 1, 1, d, length, scale)?;
     let queries = exact_q.repeat(length);
-    let exact = cpu::attention::reference::forward(&queries, &exact_k, &exact_v, d, f64::from(scale), true);
+    let sees = |t: usize, s: usize| s <= t;
+    let exact = cpu::attention::reference::forward(&queries, &exact_k, &exact_v, d, f64::from(scale), sees);
     compare(checks, "attention.decode", &out, &exact[(length - 1) * d..], 2e-6);
     Ok(())
 }
@@ -326,8 +329,16 @@ fn linear_cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
 
 fn optimizer_part(checks: &mut Vec<Check>) -> Result<()> {
     let n = 129;
-    let step =
-        adamw::Step { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, step: 3 };
+    let step = adamw::Step {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        grad_scale: 0.5,
+        step: 3,
+        dither: None,
+    };
     let ((mut p, exact_p), (mut m, exact_m), (g, exact_g)) = (numbers(1, n), numbers(2, n), numbers(3, n));
     let mut v: Vec<f32> = m.iter().map(|m| m.abs()).collect();
     let exact: Vec<_> = (0..n)

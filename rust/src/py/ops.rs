@@ -17,7 +17,7 @@ use self::norms::{
     rms_norm_forward_add,
 };
 use super::error::PyError;
-use crate::cpu::{isa as cpu_isa, parallel};
+use crate::cpu::{isa as cpu_isa, parallel, peak as cpu_peak};
 use crate::interrupt::Interrupt;
 use crate::ops;
 use crate::ops::activation::Activation;
@@ -307,7 +307,7 @@ fn adamw_step<'py>(
 ) -> PyResult<(Any<'py>, Any<'py>, Any<'py>)> {
     let (mut p, mut m) = (Array::<f32>::read("p", p)?, Array::<f32>::read("m", m)?);
     let (mut v, g) = (Array::<f32>::read("v", v)?, Array::<f32>::read("g", g)?);
-    let numbers = ops::adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale, step };
+    let numbers = ops::adamw::Step { lr, beta1, beta2, eps, weight_decay, grad_scale, step, dither: None };
     run(py, || ops::adamw::step(&mut p.data, &mut m.data, &mut v.data, &g.data, &numbers))?;
     Ok((p.numpy(py)?, m.numpy(py)?, v.numpy(py)?))
 }
@@ -346,10 +346,16 @@ fn num_threads(py: Python<'_>) -> usize {
     py.detach(parallel::num_threads)
 }
 
-/// The instruction set that was chosen: `avx512`, `avx2` or `baseline`.
+/// The instruction set that was chosen: `avx512bf16`, `avx512`, `avx2` or `baseline`.
 #[pyfunction]
 fn isa() -> &'static str {
     cpu_isa::isa().name()
+}
+
+/// Operations a second that the vector unit of one core gives for products of `dtype`.
+#[pyfunction]
+fn peak(py: Python<'_>, dtype: &str) -> PyResult<f64> {
+    typed!(dtype, T => { Ok(py.detach(|| cpu_peak::rate(<T as crate::dtype::Element>::DTYPE))) })
 }
 
 /// [(name, error, bound, passed)] of each result of each op in float32 against its float64 reference.
@@ -373,6 +379,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
     add!(adamw_step, grad_norm_sum_of_squares, grad_norm_first_non_finite, cast_from_f32);
-    add!(set_num_threads, num_threads, isa, selftest);
+    add!(set_num_threads, num_threads, isa, peak, selftest);
     m.add_submodule(&ops)
 }

@@ -76,6 +76,7 @@ impl Optimizer {
                 weight_decay: *weight_decay,
                 grad_scale: update.grad_scale as f32,
                 step: update.step as u64,
+                dither: None,
             };
             let r = || range.clone();
             adamw::step(&mut weights[r()], &mut self.m[r()], &mut self.v[r()], &grads[r()], &step)?;
@@ -107,6 +108,7 @@ mod tests {
             parallel_residual: true,
             bias: Bias { norm: true, attention: true, mlp: true },
             tie_word_embeddings: false,
+            sliding_window: None,
         })
         .unwrap()
     }

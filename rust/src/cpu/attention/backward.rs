@@ -7,29 +7,50 @@ use super::super::isa::{Isa, Simd, dispatch, isa};
 use super::super::math::{dot, exp_nonpositive};
 use super::super::matmul::Mat;
 use super::super::micro::{MR, NR, Tile, scale_add, tile_columns};
-use super::super::parallel::{Columns, install};
+use super::super::parallel::install;
 use super::super::scratch::with_scratch;
-use super::{Block, Heads, KEYS, Qkv, ROWS, by_keys, head, panels_len, panels_of, piece, rows_of, scores};
+use super::mask::{Block, Sight, hide};
+use super::{KEYS, Mask, Operand, Place, ROWS, by_keys, extents, panels_len, panels_of, piece, rows_of, scores};
 use crate::dtype::Element;
 
-/// dqkv: the places of q, k and v are overwritten.  One task a key head; its query heads follow one another.
+/// dq, dk, dv are overwritten.  One task a key head; its query heads follow one another.
 ///
 /// # Panics
-/// When two heads share elements: a mistake of the caller, `ops` refuses it.
-pub fn backward<T: Element>(dqkv: &mut [T], dout: &[T], out: &[T], lse: &[f32], qkv: &[T], s: &Qkv) {
-    assert!(s.disjoint(), "heads that share elements");
-    let (isa, time, kv) = (isa(), s.time, s.k.count);
-    let dqkv = Columns::new(dqkv, s.row);
+/// When shapes do not fit each other: a mistake of the caller, `ops` refuses it.
+pub fn backward<T: Element>(
+    dq: &Place<T>,
+    dk: &Place<T>,
+    dv: &Place<T>,
+    dout: Operand<T>,
+    out: Operand<T>,
+    lse: &[f32],
+    q: Operand<T>,
+    k: Operand<T>,
+    v: Operand<T>,
+    scale: f32,
+    mask: Mask,
+) {
+    let (isa, e) = (isa(), extents(&q, &k, &v));
     install(|| {
-        (0..s.batch * kv).into_par_iter().for_each(|i| {
-            let (b, h) = (i / kv, i % kv);
-            key_head(isa, dout, out, lse, qkv, s, b, h, |heads, a, first, rows: &[f32], width, factor| {
-                let from = heads.offset + a * heads.stride;
-                for (t, row) in rows.chunks_exact(width).enumerate().take(time - first) {
-                    // SAFETY: heads share no elements, and no other task has this one; the piece ends with this call.
-                    let place = unsafe { dqkv.part(b * time + first + t, from..from + heads.dim) };
+        (0..e.batch * e.kv).into_par_iter().for_each(|i| {
+            let (b, h) = (i / e.kv, i % e.kv);
+            let put = |to: &Place<T>, a: usize, first: usize, rows: &[f32], factor: f32| {
+                let width = e.dim.next_multiple_of(NR);
+                for (t, row) in rows.chunks_exact(width).enumerate().take(e.time - first) {
+                    // SAFETY: no other task has this head, and the piece ends with this call.
+                    let place = unsafe { to.row(b, first + t, a) };
                     place.iter_mut().zip(row).for_each(|(to, x)| *to = T::from_f32(x * factor));
                 }
+            };
+            let heads = (h * e.group..(h + 1) * e.group).map(|a| {
+                let lse = &lse[(b * e.heads + a) * e.time..][..e.time];
+                (a, QueryHead { q: q.head(b, a), dout: dout.head(b, a), out: out.head(b, a), lse })
+            });
+            let (k, v) = (k.head(b, h), v.head(b, h));
+            key_head(isa, k, v, heads, scale, &mask.of(b, e.time), |gradient, a, first, rows: &[f32]| match gradient {
+                Gradient::Queries => put(dq, a, first, rows, scale),
+                Gradient::Keys => put(dk, h, first, rows, 1.0),
+                Gradient::Values => put(dv, h, first, rows, 1.0),
             });
         });
     });
@@ -71,25 +92,37 @@ fn split<const N: usize>(data: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] 
     })
 }
 
-fn key_head<T: Element>(
+/// A query head of the key head: (T, d) each.
+struct QueryHead<'a, T> {
+    q: Mat<'a, T>,
+    dout: Mat<'a, T>,
+    out: Mat<'a, T>,
+    lse: &'a [f32],
+}
+
+/// Of what rows that are handed out are the gradient.
+enum Gradient {
+    Queries,
+    Keys,
+    Values,
+}
+
+/// Calls `put(gradient, query head, first row, rows)`; queries lack the factor `scale`.
+fn key_head<'a, T: Element>(
     isa: Isa,
-    dout: &[T],
-    out: &[T],
-    lse: &[f32],
-    qkv: &[T],
-    s: &Qkv,
-    b: usize,
-    h: usize,
-    put: impl Fn(Heads, usize, usize, &[f32], usize, f32),
+    k: Mat<T>,
+    v: Mat<T>,
+    heads: impl Iterator<Item = (usize, QueryHead<'a, T>)>,
+    scale: f32,
+    sight: &Sight,
+    put: impl Fn(Gradient, usize, usize, &[f32]),
 ) {
-    let (d, time, group, width) = (s.q.dim, s.time, s.group(), s.q.dim.next_multiple_of(NR));
+    let (time, d, width) = (k.rows, k.cols, k.cols.next_multiple_of(NR));
     let (by_token, by_column) = (panels_len(time, d), panels_len(d, time));
-    let places = Heads { offset: 0, stride: d, count: s.q.count, dim: d };
     let sums = (time + MR) * width;
     with_scratch(2 * by_token + 3 * by_column + 2 * sums, |scratch| {
         let lens = [by_token, by_token, by_column, by_column, by_column, sums, sums];
         let [keys_t, values_t, keys, queries, douts, dk, dv] = split(scratch, lens);
-        let (k, v) = (head(qkv, s.row, s.k, time, b, h), head(qkv, s.row, s.v, time, b, h));
         dk.fill(0.0);
         dv.fill(0.0);
         dispatch!(isa, _s => {
@@ -97,22 +130,17 @@ fn key_head<T: Element>(
             panels_of(values_t, v, 1.0);
             panels_of(keys, k.t(), 1.0);
         });
-        for a in h * group..(h + 1) * group {
-            let q = head(qkv, s.row, s.q, time, b, a);
-            let of = |rows| head(rows, s.q.count * d, places, time, b, a);
+        for (a, head) in heads {
             dispatch!(isa, _s => {
-                panels_of(queries, q.t(), s.scale);
-                panels_of(douts, of(dout).t(), 1.0);
+                panels_of(queries, head.q.t(), scale);
+                panels_of(douts, head.dout.t(), 1.0);
             });
             let packed = Packed { keys_t, values_t, keys, queries, douts };
-            let lse = &lse[(b * s.q.count + a) * time..][..time];
             let mut sums = Sums { dk, dv };
-            query_head(isa, &packed, &mut sums, q, of(dout), of(out), lse, s, |first, dq| {
-                put(s.q, a, first, dq, width, s.scale);
-            });
+            query_head(isa, &packed, &mut sums, &head, scale, sight, |first, dq| put(Gradient::Queries, a, first, dq));
         }
-        put(s.k, h, 0, dk, width, 1.0);
-        put(s.v, h, 0, dv, width, 1.0);
+        put(Gradient::Keys, 0, 0, dk);
+        put(Gradient::Values, 0, 0, dv);
     });
 }
 
@@ -120,28 +148,27 @@ fn query_head<T: Element>(
     isa: Isa,
     packed: &Packed,
     sums: &mut Sums,
-    q: Mat<T>,
-    dout: Mat<T>,
-    out: Mat<T>,
-    lse: &[f32],
-    heads: &Qkv,
+    head: &QueryHead<T>,
+    scale: f32,
+    sight: &Sight,
     put: impl Fn(usize, &[f32]),
 ) {
-    let (d, width) = (q.cols, q.cols.next_multiple_of(NR));
+    let (d, width) = (head.q.cols, head.q.cols.next_multiple_of(NR));
     let lens = [ROWS * d, ROWS * d, ROWS * KEYS, ROWS * KEYS, ROWS * width];
     with_scratch(lens.iter().sum(), |scratch| {
         let [query, gradient, p, ds, dq] = split(scratch, lens);
         let work = &mut Work { query, dout: gradient, p, ds, dq };
-        for (i, lse) in lse.chunks(ROWS).enumerate() {
+        for (i, lse) in head.lse.chunks(ROWS).enumerate() {
             let (first, n) = (i * ROWS, lse.len());
+            let tiles = n.next_multiple_of(MR);
             dispatch!(isa, s => {
-                rows_of(work.query, q, first, n, heads.scale);
-                rows_of(work.dout, dout, first, n, 1.0);
+                rows_of(&mut work.query[..tiles * d], head.q, first, n, scale);
+                rows_of(&mut work.dout[..tiles * d], head.dout, first, n, 1.0);
                 let mut means = [0.0; ROWS];
                 for (i, mean) in means.iter_mut().enumerate().take(n) {
-                    *mean = dot(s, dout.line(first + i), out.line(first + i));
+                    *mean = dot(s, head.dout.line(first + i), head.out.line(first + i));
                 }
-                rows(s, work, sums, packed, lse, &means, first, d, heads.time, heads.causal);
+                rows(s, work, sums, packed, lse, &means, first, d, sight);
             });
             put(first, &work.dq[..n * width]);
         }
@@ -159,22 +186,23 @@ fn rows<S: Simd>(
     means: &[f32; ROWS],
     first: usize,
     d: usize,
-    time: usize,
-    causal: bool,
+    sight: &Sight,
 ) {
     let width = d.next_multiple_of(NR);
     let depth = packed.keys.len() / width;
-    work.dq.fill(0.0);
-    for block in Block::all(first, lse.len(), time, causal) {
+    let tiles = lse.len().next_multiple_of(MR);
+    work.dq[..tiles * width].fill(0.0);
+    for block in sight.blocks(first, lse.len()) {
         scores(s, work.p, work.query, packed.keys_t, block, d);
         scores(s, work.ds, work.dout, packed.values_t, block, d);
         let both = work.p.chunks_exact_mut(KEYS).zip(work.ds.chunks_exact_mut(KEYS));
-        for (i, (p, ds)) in both.enumerate().take(lse.len().next_multiple_of(MR)) {
-            let seen = if i < lse.len() { block.seen(i) } else { 0 };
-            p[seen..].fill(0.0);
-            ds[seen..].fill(0.0);
-            if seen > 0 {
-                softmax_backward(s, &mut p[..seen], &mut ds[..seen], lse[i], means[i]);
+        for (i, (p, ds)) in both.enumerate().take(tiles) {
+            let seen = block.seen(i);
+            let end = block.keys.next_multiple_of(MR);
+            let wide = hide(p, &seen, end, f32::NEG_INFINITY);
+            hide(ds, &seen, end, 0.0);
+            if !seen.is_empty() {
+                softmax_backward(s, &mut p[wide.clone()], &mut ds[wide], lse[i], means[i]);
             }
         }
         by_keys(s, work.dq, &[1.0; ROWS], work.ds, packed.keys, block, depth);
@@ -197,10 +225,13 @@ fn softmax_backward<S: Simd>(s: S, p: &mut [f32], ds: &mut [f32], lse: f32, mean
 #[inline(always)]
 fn by_rows<S: Simd>(s: S, p: &[f32], b: &[f32], block: Block, depth: usize, to: &mut [f32], width: usize) {
     for k in (0..block.keys).step_by(MR) {
-        let start = block.seen_from(k);
-        let columns = &p[start * KEYS + k..block.rows * KEYS];
+        let seeing = block.seeing(k, MR);
+        if seeing.is_empty() {
+            continue;
+        }
+        let columns = &p[seeing.start * KEYS + k..seeing.end * KEYS];
         for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
-            let panel = &panel[(block.first + start) * NR..][..(block.rows - start) * NR];
+            let panel = &panel[(block.first + seeing.start) * NR..][..seeing.len() * NR];
             let sums: Tile<S, MR> = tile_columns(s, columns, KEYS, panel);
             for (r, sums) in sums.into_iter().enumerate() {
                 scale_add(s, piece(to, (block.from + k + r) * width + column * NR), 1.0, sums);

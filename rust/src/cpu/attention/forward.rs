@@ -5,22 +5,35 @@ use rayon::prelude::*;
 use super::super::cast::narrow;
 use super::super::isa::{Isa, Simd, dispatch, isa};
 use super::super::math::{exp_nonpositive, max, sum};
+use super::super::matmul::Mat;
 use super::super::micro::{MR, NR};
-use super::super::parallel::{Columns, install};
+use super::super::parallel::install;
 use super::super::scratch::with_scratch;
-use super::{Block, KEYS, Qkv, ROWS, by_keys, head, panels_len, panels_of, rows_of, scores};
+use super::mask::{Sight, hide};
+use super::{KEYS, Mask, Operand, Place, ROWS, by_keys, extents, panels_len, panels_of, rows_of, scores};
 use crate::dtype::Element;
 
-/// out (B, T, A·d), lse (B, A, T).  One task a query head.
-pub fn forward<T: Element>(out: &mut [T], lse: &mut [f32], qkv: &[T], s: &Qkv) {
-    let (d, time, heads, isa) = (s.q.dim, s.time, s.q.count, isa());
-    let out = Columns::new(out, heads * d);
+/// out like q, lse (B, A, T).  One task a query head.
+///
+/// # Panics
+/// When shapes do not fit each other: a mistake of the caller, `ops` refuses it.
+pub fn forward<T: Element>(
+    out: &Place<T>,
+    lse: &mut [f32],
+    q: Operand<T>,
+    k: Operand<T>,
+    v: Operand<T>,
+    scale: f32,
+    mask: Mask,
+) {
+    let (isa, e) = (isa(), extents(&q, &k, &v));
     install(|| {
-        lse.par_chunks_mut(time).enumerate().for_each(|(ba, lse)| {
-            let (b, a) = (ba / heads, ba % heads);
-            one_head(isa, lse, qkv, s, b, a, |t, row: &[f32]| {
+        lse.par_chunks_mut(e.time).enumerate().for_each(|(ba, lse)| {
+            let (b, a) = (ba / e.heads, ba % e.heads);
+            let parts = (q.head(b, a), k.head(b, a / e.group), v.head(b, a / e.group));
+            one_head(isa, lse, parts, scale, &mask.of(b, e.time), |t, row: &[f32]| {
                 // SAFETY: no other task has head `a` of sequence `b`, and the piece ends with this call.
-                let place = unsafe { out.part(b * time + t, a * d..(a + 1) * d) };
+                let place = unsafe { out.row(b, t, a) };
                 narrow(place, row);
             });
         });
@@ -38,15 +51,12 @@ struct Packed<'a> {
 fn one_head<T: Element>(
     isa: Isa,
     lse: &mut [f32],
-    qkv: &[T],
-    s: &Qkv,
-    b: usize,
-    a: usize,
+    (q, k, v): (Mat<T>, Mat<T>, Mat<T>),
+    scale: f32,
+    sight: &Sight,
     put: impl Fn(usize, &[f32]),
 ) {
-    let (d, time, group) = (s.q.dim, s.time, s.group());
-    let part = |heads, a| head(qkv, s.row, heads, time, b, a);
-    let (q, k, v) = (part(s.q, a), part(s.k, a / group), part(s.v, a / group));
+    let (time, d) = (q.rows, q.cols);
     with_scratch(panels_len(time, d) + panels_len(d, time), |packed| {
         let (keys, values) = packed.split_at_mut(panels_len(time, d));
         dispatch!(isa, _s => {
@@ -59,9 +69,10 @@ fn one_head<T: Element>(
             let (p, sums) = rest.split_at_mut(ROWS * KEYS);
             for (i, lse) in lse.chunks_mut(ROWS).enumerate() {
                 let first = i * ROWS;
+                let tiles = lse.len().next_multiple_of(MR);
                 dispatch!(isa, simd => {
-                    rows_of(query, q, first, lse.len(), s.scale);
-                    rows(simd, sums, lse, query, p, &packed, first, d, time, s.causal);
+                    rows_of(&mut query[..tiles * d], q, first, lse.len(), scale);
+                    rows(simd, sums, lse, query, p, &packed, first, d, sight);
                 });
                 let width = d.next_multiple_of(NR);
                 sums.chunks_exact(width).take(lse.len()).enumerate().for_each(|(i, row)| put(first + i, &row[..d]));
@@ -81,22 +92,22 @@ fn rows<S: Simd>(
     packed: &Packed,
     first: usize,
     d: usize,
-    time: usize,
-    causal: bool,
+    sight: &Sight,
 ) {
     let (n, width, depth) = (lse.len(), d.next_multiple_of(NR), packed.values.len() / d.next_multiple_of(NR));
     let mut top = [f32::NEG_INFINITY; ROWS];
     let mut total = [0.0f32; ROWS];
     let mut shrink = [0.0f32; ROWS];
-    sums.fill(0.0);
-    for block in Block::all(first, n, time, causal) {
+    let tiles = n.next_multiple_of(MR);
+    sums[..tiles * width].fill(0.0);
+    for block in sight.blocks(first, n) {
         scores(s, p, query, packed.keys, block, d);
-        for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(n.next_multiple_of(MR)) {
-            let seen = if i < n { block.seen(i) } else { 0 };
-            let (p, hidden) = p.split_at_mut(seen);
-            hidden.fill(0.0);
+        for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(tiles) {
+            let seen = block.seen(i);
+            let wide = hide(p, &seen, block.keys, f32::NEG_INFINITY);
+            let p = &mut p[wide];
             let highest = max(p).max(top[i]);
-            shrink[i] = if seen == 0 { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
+            shrink[i] = if p.is_empty() { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
             top[i] = highest;
             for p in &mut *p {
                 *p = exp_nonpositive(s, *p - highest);

@@ -15,7 +15,7 @@ use crate::model::{Activation, Bias, ModelConfig, Norm, Position};
 pub(super) enum Class {
     Neox,
     Llama,
-    /// Llama's mathematics, unless its window is shorter than its positions.
+    /// Llama's mathematics, and a window.
     Mistral,
 }
 
@@ -72,12 +72,12 @@ fn neox(keys: &Keys) -> Result<ModelConfig> {
         parallel_residual: keys.bool("use_parallel_residual")?.unwrap_or(true),
         bias: Bias { norm: true, attention, mlp: true },
         tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(false),
+        sliding_window: None,
     })
 }
 
 fn llama(keys: &Keys, class: Class) -> Result<ModelConfig> {
     refuse_foreign(keys)?;
-    refuse_window(keys, class)?;
     let (hidden_size, heads) = (keys.require("hidden_size")?, keys.require("num_attention_heads")?);
     let head_dim = head_dim(keys, hidden_size, heads)?;
     let kv_default = if class == Class::Mistral { 8 } else { heads };
@@ -100,6 +100,7 @@ fn llama(keys: &Keys, class: Class) -> Result<ModelConfig> {
         parallel_residual: false,
         bias: Bias { norm: false, attention: flag("attention_bias")?, mlp: flag("mlp_bias")? },
         tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(false),
+        sliding_window: window(keys, class)?,
     })
 }
 
@@ -123,17 +124,15 @@ fn refuse_foreign(keys: &Keys) -> Result<()> {
 }
 
 /// A window as long as the positions cuts nothing; `MistralConfig` without the key means 4096.
-fn refuse_window(keys: &Keys, class: Class) -> Result<()> {
+fn window(keys: &Keys, class: Class) -> Result<Option<usize>> {
     if class != Class::Mistral {
-        return Ok(());
+        return Ok(None);
     }
     let window = if keys.names("sliding_window") { keys.usize("sliding_window")? } else { Some(4096) };
     let positions = keys.usize("max_position_embeddings")?.unwrap_or(max_positions(class));
     match window {
-        Some(window) if window < positions => {
-            Err(keys.refuse("sliding_window", format!("is {window}; sliding-window attention is not supported")))
-        }
-        _ => Ok(()),
+        Some(0) => Err(keys.refuse("sliding_window", "is 0; a token sees itself at least")),
+        window => Ok(window.filter(|window| *window < positions)),
     }
 }
 
@@ -236,12 +235,25 @@ pub(super) fn exportable(config: &ModelConfig) -> Result<Class> {
     if llama.is_empty() {
         return Ok(Class::Llama);
     }
-    let list = |keys: &[&str]| keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    if config.sliding_window.is_some() {
+        let mistral = mistral_obstacles(config);
+        if mistral.is_empty() {
+            return Ok(Class::Mistral);
+        }
+        return Err(Error::UnsupportedModel(format!(
+            "no class of transformers computes this model. For MistralForCausalLM, which has a window, change {}",
+            list(&mistral)
+        )));
+    }
     Err(Error::UnsupportedModel(format!(
         "no class of transformers computes this model. For GPTNeoXForCausalLM change {}; for LlamaForCausalLM change {}",
         list(&neox),
         list(&llama)
     )))
+}
+
+fn list(keys: &[&str]) -> String {
+    keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn obstacles(checks: &[(&'static str, bool)]) -> Vec<&'static str> {
@@ -259,10 +271,23 @@ fn neox_obstacles(config: &ModelConfig) -> Vec<&'static str> {
         ("num_kv_heads", config.num_kv_heads == config.num_attention_heads),
         ("pos_emb", matches!(config.position, Position::Rotary { .. })),
         ("head_dim", square(config)),
+        ("sliding_window", config.sliding_window.is_none()),
     ])
 }
 
 fn llama_obstacles(config: &ModelConfig) -> Vec<&'static str> {
+    let window = obstacles(&[("sliding_window", config.sliding_window.is_none())]);
+    [llama_shape(config), window].concat()
+}
+
+fn mistral_obstacles(config: &ModelConfig) -> Vec<&'static str> {
+    let biases =
+        obstacles(&[("use_bias_in_attn_linear", !config.bias.attention), ("use_bias_in_mlp", !config.bias.mlp)]);
+    [llama_shape(config), biases].concat()
+}
+
+/// What keeps a model from being made of Llama's layers.
+fn llama_shape(config: &ModelConfig) -> Vec<&'static str> {
     let whole = match config.position {
         Position::Rotary { ndims, .. } => ndims == config.head_dim,
         Position::Learned | Position::None => true,
@@ -282,7 +307,8 @@ pub(super) fn write(config: &ModelConfig, class: Class, options: &ExportOptions)
     let mut all = common(config, options);
     let own = match class {
         Class::Neox => neox_keys(config, options),
-        Class::Llama | Class::Mistral => llama_keys(config),
+        Class::Llama => llama_keys(config),
+        Class::Mistral => mistral_keys(config),
     };
     all.extend(own);
     all.extend(token_ids(&options.token_ids));
@@ -355,6 +381,17 @@ fn llama_keys(config: &ModelConfig) -> Map<String, Value> {
         "rope_theta": base,
         "rope_parameters": {"rope_type": "default", "rope_theta": base},
     }))
+}
+
+fn mistral_keys(config: &ModelConfig) -> Map<String, Value> {
+    let mut keys = llama_keys(config);
+    keys.retain(|key, _| key != "mlp_bias" && key != "pretraining_tp");
+    keys.extend(object(json!({
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "sliding_window": config.sliding_window,
+    })));
+    keys
 }
 
 /// The share of a head that rotates, such that int(head_dim · share) is exact; and theta.

@@ -1,5 +1,5 @@
-//! What a decoder layer is made of beside the ops that stand alone: products into columns of wider rows and out of
-//! them, norms of a sum, gradients that begin from others. `llmjp_core.torch.decoder_layer` puts them in order.
+//! What a decoder layer is made of beside the ops that stand alone: norms of a sum, sums, a gradient that is added to
+//! another. `llmjp_core.torch.decoder_layer` puts them in order.
 
 use pyo3::prelude::*;
 
@@ -7,80 +7,14 @@ use super::tensor::{Any, Tensor, apart, typed};
 use super::{checked, run};
 use crate::ops;
 
-/// Multiplications of a product with a result of `count` numbers.
-fn work(count: usize, inner: usize) -> usize {
-    count.saturating_mul(inner.max(1))
-}
-
-/// Columns from `first` on of y (.., at least first + O) = x (.., I) · wᵀ + bias; w (O, I), bias (O).
+/// dx (.., I) += dy (.., O) · w (O, I), all float32.
 #[pyfunction]
-#[pyo3(signature = (y, first, x, w, bias = None))]
-pub(super) fn linear_into(
-    py: Python<'_>,
-    y: &Any<'_>,
-    first: usize,
-    x: &Any<'_>,
-    w: &Any<'_>,
-    bias: Option<&Any<'_>>,
-) -> PyResult<()> {
-    let op = "linear";
-    let read = |name, value| Tensor::read(op, name, value);
-    let (mut y, x, w) = (read("y", y)?, read("input", x)?, read("weight", w)?);
-    let bias = Tensor::optional(op, "bias", bias)?;
-    checked(apart(&[&y], &[Some(&x), Some(&w), bias.as_ref()]))?;
-    typed!(x, T => {
-        run(py, work(x.count(), w.dim(0)), || {
-            let bias = bias.as_ref().map(Tensor::row).transpose()?;
-            ops::linear::forward_into(y.view_mut::<T>()?, first, x.view()?, w.view()?, bias)
-        })
-    })
-}
-
-/// dx (.., I) = columns from `first` on of dy (.., at least first + O) · w (O, I); dx += when `add`.
-#[pyfunction]
-pub(super) fn linear_backward_input_of(
-    py: Python<'_>,
-    dx: &Any<'_>,
-    dy: &Any<'_>,
-    first: usize,
-    w: &Any<'_>,
-    add: bool,
-) -> PyResult<()> {
+pub(super) fn linear_backward_input_add(py: Python<'_>, dx: &Any<'_>, dy: &Any<'_>, w: &Any<'_>) -> PyResult<()> {
     let read = |name, value| Tensor::read("linear.backward", name, value);
     let (mut dx, dy, w) = (read("dx", dx)?, read("dy", dy)?, read("weight", w)?);
     checked(apart(&[&dx], &[Some(&dy), Some(&w)]))?;
-    typed!(dy, T => {
-        run(py, work(dx.count(), w.dim(0)), || {
-            ops::linear::backward_input_of(dx.view_mut::<T>()?, dy.view()?, first, w.view()?, add)
-        })
-    })
-}
-
-/// dw (O, I) = dyᵀ · x and dbias (O) = column sums, of the columns from `first` on of dy (.., at least first + O).
-#[pyfunction]
-#[pyo3(signature = (dw, dbias, dy, first, x))]
-pub(super) fn linear_backward_weight_of(
-    py: Python<'_>,
-    dw: &Any<'_>,
-    dbias: Option<&Any<'_>>,
-    dy: &Any<'_>,
-    first: usize,
-    x: &Any<'_>,
-) -> PyResult<()> {
-    let op = "linear.backward";
-    let read = |name, value| Tensor::read(op, name, value);
-    let (mut dw, mut dbias) = (read("dw", dw)?, Tensor::optional(op, "dbias", dbias)?);
-    let (dy, x) = (read("dy", dy)?, read("input", x)?);
-    checked(apart(&[&dw], &[Some(&dy), Some(&x)]))?;
-    if let Some(dbias) = &dbias {
-        checked(apart(&[dbias, &dw], &[Some(&dy), Some(&x)]))?;
-    }
-    typed!(dy, T => {
-        run(py, work(x.count(), dw.dim(0)), || {
-            let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
-            ops::linear::backward_weight_of(dw.view_mut()?, dbias, dy.view::<T>()?, first, x.view()?, false)
-        })
-    })
+    let work = dx.count().saturating_mul(dy.dims().last().copied().unwrap_or(1));
+    run(py, work, || ops::linear::backward_input_add(dx.view_mut()?, dy.view()?, w.view()?))
 }
 
 /// sum = x + residual, y = its rms_norm; all (.., D), rstd (..), w (D).

@@ -5,6 +5,7 @@
 
 mod attention;
 mod decoder_layer;
+mod dlpack;
 mod losses;
 mod optimizer;
 mod pool;
@@ -12,10 +13,8 @@ mod tensor;
 
 use pyo3::prelude::*;
 
-use self::attention::{attention_backward, attention_forward, rotary, rotary_into};
-use self::decoder_layer::{
-    add, layer_norm_forward_add, linear_backward_input_of, linear_backward_weight_of, linear_into, rms_norm_forward_add,
-};
+use self::attention::{attention_backward, attention_forward, rotary_into};
+use self::decoder_layer::{add, layer_norm_forward_add, linear_backward_input_add, rms_norm_forward_add};
 use self::losses::{
     cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
 };
@@ -271,9 +270,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(rms_norm_forward, rms_norm_backward, layer_norm_forward, layer_norm_backward);
     add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward);
     add!(linear_forward, linear_backward_input, linear_backward_weight);
-    add!(add, linear_into, linear_backward_input_of, linear_backward_weight_of);
-    add!(rms_norm_forward_add, layer_norm_forward_add);
-    add!(rotary, rotary_into, attention_forward, attention_backward);
+    add!(linear_backward_input_add, rms_norm_forward_add, layer_norm_forward_add, add);
+    add!(rotary_into, attention_forward, attention_backward);
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);
     add!(adamw_step, sum_of_squares, pooled);

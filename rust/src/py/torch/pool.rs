@@ -8,30 +8,13 @@ use std::ffi::{CStr, c_void};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::dlpack::{BFLOAT, CPU, DlTensor, FLOAT};
 use super::tensor::{Any, Tensor};
 use crate::dtype::DType;
 use crate::memory::Block;
 use crate::py::error::PyError;
 
 const NAME: &CStr = c"dltensor";
-const CPU: i32 = 1;
-const FLOAT: u8 = 2;
-const BFLOAT: u8 = 4;
-
-#[repr(C)]
-struct DlTensor {
-    data: *mut c_void,
-    device_type: i32,
-    device_id: i32,
-    ndim: i32,
-    code: u8,
-    bits: u8,
-    lanes: u16,
-    shape: *mut i64,
-    strides: *mut i64,
-    byte_offset: u64,
-}
-
 #[repr(C)]
 struct DlManagedTensor {
     tensor: DlTensor,

@@ -8,10 +8,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use super::dlpack;
 use crate::cpu::parallel;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result as CoreResult};
 use crate::memory;
+use crate::ops::attention::{Grid, Operand, Place};
 use crate::py::error::PyError;
 use crate::tensor::{View, ViewMut};
 
@@ -36,13 +38,14 @@ fn dtypes(py: Python<'_>) -> PyResult<&DTypes> {
     })
 }
 
-/// A CPU tensor, contiguous, that outlives the call.
+/// A CPU tensor that outlives the call; contiguous, unless it has been read as `strided`.
 pub(super) struct Tensor<'a> {
     op: &'static str,
     name: &'static str,
     address: usize,
     rank: usize,
     dims: [usize; MAX_RANK],
+    strides: [usize; MAX_RANK],
     /// None: int64.
     dtype: Option<DType>,
     held: PhantomData<&'a ()>,
@@ -55,14 +58,45 @@ pub(super) fn unsupported(what: String) -> PyErr {
 impl<'a> Tensor<'a> {
     /// Reads what `value`, an argument of `op`, says of itself.
     pub(super) fn read(op: &'static str, name: &'static str, value: &'a Any<'_>) -> PyResult<Self> {
+        let tensor = Self::strided(op, name, value)?;
+        if !tensor.is_contiguous() {
+            return Err(unsupported(format!("{op}: `{name}` must be contiguous; use .contiguous()")));
+        }
+        Ok(tensor)
+    }
+
+    /// The same with any strides.
+    pub(super) fn strided(op: &'static str, name: &'static str, value: &'a Any<'_>) -> PyResult<Self> {
+        let Some(said) = dlpack::describe(value)? else { return Self::from_attributes(op, name, value) };
+        let rank = said.ndim as usize;
+        let dtype = match (said.code, said.bits, said.lanes) {
+            (dlpack::FLOAT, 32, 1) => Some(DType::F32),
+            (dlpack::BFLOAT, 16, 1) => Some(DType::BF16),
+            (dlpack::FLOAT, 16, 1) => Some(DType::F16),
+            (dlpack::INT, 64, 1) => None,
+            _ => return Self::from_attributes(op, name, value),
+        };
+        let (mut dims, mut strides) = ([1; MAX_RANK], [1; MAX_RANK]);
+        if said.device_type != dlpack::CPU || rank > MAX_RANK {
+            return Self::from_attributes(op, name, value);
+        }
+        // SAFETY: torch has set `ndim` of them, which live as long as the tensor, and the caller holds that.
+        let known =
+            unsafe { dlpack::each(said.shape, rank, &mut dims) && dlpack::each(said.strides, rank, &mut strides) };
+        if !known {
+            return Self::from_attributes(op, name, value);
+        }
+        let address = (said.data.addr()).wrapping_add(said.byte_offset as usize);
+        Ok(Self { op, name, address, rank, dims, strides, dtype, held: PhantomData })
+    }
+
+    /// One question after another: an older torch, another class of tensor, or a tensor that is refused.
+    fn from_attributes(op: &'static str, name: &'static str, value: &'a Any<'_>) -> PyResult<Self> {
         let py = value.py();
         if !value.getattr(intern!(py, "is_cpu"))?.is_truthy()? {
             let device = value.getattr(intern!(py, "device"))?.str()?.to_string();
             let what = format!("{op}: `{name}` is on the device {device}; kernels run on CPU tensors only: use .cpu()");
             return Err(PyError::from(Error::Device(what)).into());
-        }
-        if !value.call_method0(intern!(py, "is_contiguous"))?.is_truthy()? {
-            return Err(unsupported(format!("{op}: `{name}` must be contiguous; use .contiguous()")));
         }
         let known = dtypes(py)?;
         let dtype = value.getattr(intern!(py, "dtype"))?;
@@ -72,15 +106,28 @@ impl<'a> Tensor<'a> {
             return Err(unsupported(format!("{op}: `{name}` must be {kinds}, got {}", dtype.str()?)));
         }
         let shape = value.getattr(intern!(py, "shape"))?.cast_into::<PyTuple>()?;
-        let (rank, mut dims) = (shape.len(), [1; MAX_RANK]);
+        let stride = value.call_method0(intern!(py, "stride"))?.cast_into::<PyTuple>()?;
+        let (rank, mut dims, mut strides) = (shape.len(), [1; MAX_RANK], [1; MAX_RANK]);
         if rank > MAX_RANK {
             return Err(unsupported(format!("{op}: `{name}` has {rank} dimensions, at most {MAX_RANK} are handled")));
         }
-        for (i, dim) in dims.iter_mut().enumerate().take(rank) {
-            *dim = shape.get_borrowed_item(i)?.extract()?;
+        for i in 0..rank {
+            dims[i] = shape.get_borrowed_item(i)?.extract()?;
+            strides[i] = stride.get_borrowed_item(i)?.extract()?;
         }
         let address = value.call_method0(intern!(py, "data_ptr"))?.extract()?;
-        Ok(Self { op, name, address, rank, dims, dtype: float, held: PhantomData })
+        Ok(Self { op, name, address, rank, dims, strides, dtype: float, held: PhantomData })
+    }
+
+    /// As torch sees it: strides of one place do not matter.
+    fn is_contiguous(&self) -> bool {
+        let mut step = 1;
+        let all = self.dims().iter().zip(&self.strides).rev().all(|(dim, stride)| {
+            let fits = *dim == 1 || *stride == step;
+            step *= dim;
+            fits
+        });
+        all || self.count() == 0
     }
 
     pub(super) fn optional(op: &'static str, name: &'static str, value: Option<&'a Any<'_>>) -> PyResult<Option<Self>> {
@@ -127,6 +174,47 @@ impl<'a> Tensor<'a> {
         Err(Error::UnsupportedInput(format!("{op}: `{name}` must have {rank} dimensions, got {got}")))
     }
 
+    /// Elements from the first to the last.
+    fn span(&self) -> usize {
+        if self.count() == 0 {
+            return 0;
+        }
+        self.dims().iter().zip(&self.strides).map(|(dim, stride)| (dim - 1) * stride).sum::<usize>() + 1
+    }
+
+    /// Where heads stand in (B, T, A, d), or (B, A, T, d) when heads are the second dimension.
+    pub(super) fn grid(&self, heads_first: bool) -> CoreResult<Grid> {
+        self.expect_rank(4)?;
+        let (dims, strides) = (&self.dims, &self.strides);
+        if strides[3] != 1 && dims[3] > 1 && self.count() > 0 {
+            let (op, name, got) = (self.op, self.name, strides[3]);
+            let what = format!("{op}: the last dimension of `{name}` must be contiguous, its stride is {got}");
+            return Err(Error::UnsupportedInput(what));
+        }
+        let (t, a) = if heads_first { (2, 1) } else { (1, 2) };
+        Ok(Grid {
+            batch: dims[0],
+            time: dims[t],
+            count: dims[a],
+            dim: dims[3],
+            sequence: strides[0],
+            token: strides[t],
+            head: strides[a],
+        })
+    }
+
+    /// Heads to read.
+    pub(super) fn operand<T: Element>(&self, heads_first: bool) -> CoreResult<Operand<'a, T>> {
+        let grid = self.grid(heads_first)?;
+        Operand::new(self.elements()?, grid).ok_or_else(|| self.wrong("strides that stay inside it"))
+    }
+
+    /// Heads to write.
+    pub(super) fn place<T: Element>(&mut self, heads_first: bool) -> CoreResult<Place<'a, T>> {
+        let grid = self.grid(heads_first)?;
+        Place::new(self.elements_mut()?, grid).ok_or_else(|| self.wrong("strides that keep its elements apart"))
+    }
+
     fn check<T>(&self, dtype: Option<DType>) -> CoreResult<usize> {
         if self.dtype != dtype {
             return Err(self.wrong(dtype.map_or("dtype int64", |dtype| match dtype {
@@ -135,7 +223,7 @@ impl<'a> Tensor<'a> {
                 DType::F16 => "dtype float16",
             })));
         }
-        let count = self.count();
+        let count = self.span();
         if count > 0 && (self.address == 0 || !self.address.is_multiple_of(align_of::<T>())) {
             let (op, name) = (self.op, self.name);
             return Err(Error::UnsupportedInput(format!("{op}: `{name}` has no data, or data that is not aligned")));
@@ -144,20 +232,29 @@ impl<'a> Tensor<'a> {
     }
 
     pub(super) fn slice<T: Element>(&self) -> CoreResult<&'a [T]> {
+        self.elements()
+    }
+
+    pub(super) fn slice_mut<T: Element>(&mut self) -> CoreResult<&'a mut [T]> {
+        self.elements_mut()
+    }
+
+    /// From the first to the last; with strides, some between them may be of other tensors.
+    fn elements<T: Element>(&self) -> CoreResult<&'a [T]> {
         match self.check::<T>(Some(T::DTYPE))? {
             0 => Ok(&[]),
-            // SAFETY: torch says that `count` contiguous elements of this dtype, any bits of which are a value, begin
-            // here; the caller holds the tensor for 'a, and `apart` has kept it from what the op writes.
+            // SAFETY: torch says that elements of this dtype, any bits of which are a value, stand from here to
+            // `count` further; the caller holds the tensor for 'a, and `apart` has kept it from what the op writes.
             count => Ok(unsafe { std::slice::from_raw_parts(self.address as *const T, count) }),
         }
     }
 
-    pub(super) fn slice_mut<T: Element>(&mut self) -> CoreResult<&'a mut [T]> {
+    fn elements_mut<T: Element>(&mut self) -> CoreResult<&'a mut [T]> {
         let bytes = self.bytes();
         memory::before_overwriting(bytes.start, bytes.len());
         match self.check::<T>(Some(T::DTYPE))? {
             0 => Ok(&mut []),
-            // SAFETY: as in `slice`; `apart` has kept what is written from everything else of the call.
+            // SAFETY: as in `elements`; `apart` has kept what is written from everything else of the call.
             count => Ok(unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, count) }),
         }
     }
@@ -197,7 +294,7 @@ impl<'a> Tensor<'a> {
     pub(super) fn ids(&self) -> CoreResult<&'a [i64]> {
         match self.check::<i64>(None)? {
             0 => Ok(&[]),
-            // SAFETY: as in `slice`, with int64.
+            // SAFETY: as in `elements`, with int64.
             count => Ok(unsafe { std::slice::from_raw_parts(self.address as *const i64, count) }),
         }
     }
@@ -226,7 +323,7 @@ impl<'a> Tensor<'a> {
 
     fn bytes(&self) -> std::ops::Range<usize> {
         let size = self.dtype.map_or(8, DType::size);
-        self.address..self.address + self.count() * size
+        self.address..self.address + self.span() * size
     }
 
     fn meets(&self, other: &Self) -> bool {

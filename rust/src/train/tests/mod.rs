@@ -48,6 +48,7 @@ fn model() -> ModelConfig {
         parallel_residual: true,
         bias: Bias { norm: true, attention: true, mlp: true },
         tie_word_embeddings: false,
+        sliding_window: None,
     }
 }
 

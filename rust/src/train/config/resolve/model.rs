@@ -57,6 +57,7 @@ pub(super) fn model(values: &mut Values, tokens: usize) -> Result<ModelConfig> {
             mlp: values.bool("use_bias_in_mlp")?,
         },
         tie_word_embeddings: !values.bool("no_weight_tying")?,
+        sliding_window: None,
     })
 }
 
