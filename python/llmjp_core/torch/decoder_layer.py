@@ -350,22 +350,21 @@ def _fake(*inputs: Any) -> tuple[Tensor, ...]:
     def sums(count: Any) -> Tensor:
         return x.new_empty(count, dtype=torch.float32)
 
-    none, normed = numbers(0), p.q_norm is not None
-    stats = (1 + s.centred) * b * t
+    normed, stats = p.q_norm is not None, (1 + s.centred) * b * t
     kept = Kept(
         turned=numbers(b, t, heads + kv_heads, dim) if kv_heads else numbers(b, t, heads, 3 * dim),
-        v=numbers(b, t, kv_heads, dim) if kv_heads else none,
+        v=numbers(b, t, kv_heads, dim) if kv_heads else numbers(0),
         attended=numbers(b, t, heads, dim),
         lse=sums(b * t * heads),
-        middle=none if s.parallel else numbers(*x.shape),
-        gate=none if p.gate is None else numbers(b, t, p.up.shape[0]),
+        middle=numbers(0) if s.parallel else numbers(*x.shape),
+        gate=numbers(0) if p.gate is None else numbers(b, t, p.up.shape[0]),
         up=numbers(b, t, p.up.shape[0]),
         stats1=sums(stats),
         stats2=sums(stats),
-        q=numbers(b, t, heads, dim) if normed else none,
-        k=numbers(b, t, kv_heads, dim) if normed else none,
-        q_rstd=sums(b * t * heads) if normed else none,
-        k_rstd=sums(b * t * kv_heads) if normed else none,
+        q=numbers(b, t, heads, dim) if normed else numbers(0),
+        k=numbers(b, t, kv_heads, dim) if normed else numbers(0),
+        q_rstd=sums(b * t * heads) if normed else numbers(0),
+        k_rstd=sums(b * t * kv_heads) if normed else numbers(0),
     )
     return numbers(*x.shape), *kept
 

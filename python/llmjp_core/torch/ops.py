@@ -440,5 +440,5 @@ attention = Op(
     rule=_attention_rule,
     eager_kernel=_attention,
     eager_backward=_attention_backward,
-    alone=lambda *inputs: _attention(*inputs, kept=False),
+    alone=lambda *inputs: _attention(*inputs, False),
 )
