@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(sizes(), [50 << 20], "40 has gone for 50");
         let two = [Block::take(40 << 20).expect("memory"), Block::take(30 << 20).expect("memory")];
         assert!(sizes().is_empty());
-        two.map(Block::keep);
+        two.into_iter().for_each(Block::keep);
         assert_eq!(sizes(), [40 << 20, 30 << 20]);
         Block::take(KEPT_BYTES - 1).expect("memory").keep();
         assert_eq!(sizes(), [KEPT_BYTES]);
