@@ -2,8 +2,10 @@
 
     python scripts/compile_kernels.py            # cubins, PTX and table.json in target/kernels
     python scripts/compile_kernels.py --budgets  # and writes tests/cuda_on_cpu/budgets.json anew
+    python scripts/compile_kernels.py --archive FILE --products FOLDER   # what build.rs puts into the library
 
-NVRTC 12 of the package index: nvidia-cuda-nvrtc-cu12, -runtime-cu12 and -cccl-cu12, which the test extra installs.
+NVRTC 12 of the package index: nvidia-cuda-nvrtc-cu12, -runtime-cu12 and -cccl-cu12, which the build and the test extra
+install. Without it --archive ends with status 3.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,14 @@ PTX = "compute_80"
 OPTIONS = ["-std=c++17", "-default-device", "--ptxas-options=-v"]
 
 
+NO_COMPILER = 3
+
+
 class CompileError(Exception):
+    pass
+
+
+class NoCompiler(CompileError):
     pass
 
 
@@ -39,7 +50,8 @@ def wheel(package: str) -> Path:
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (Path(place) / package).is_dir():
             return Path(place) / package
-    raise CompileError(f"no nvidia/{package}: pip install nvidia-{package.replace('_', '-')}-cu12 (see the test extra)")
+    name = f"nvidia-{package.replace('_', '-')}-cu12"
+    raise NoCompiler(f"{sys.executable} has no {name} (pyproject.toml pins its version under build-system)")
 
 
 class Nvrtc:
@@ -98,31 +110,66 @@ def needs(log: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def compiled(op: str, target: str) -> dict[str, Any]:
+def compiled(op: str, target: str, products: Path) -> dict[str, Any]:
     """{kernel: needs}, from a file when nothing has changed. For PTX the kernels alone."""
     nvrtc = Nvrtc()
     sources = "".join(path.read_text() for path in sorted(KERNELS.glob("*.cuh"))) + (KERNELS / f"{op}.cu").read_text()
     key = hashlib.sha256("\0".join([nvrtc.version(), target, *OPTIONS, sources]).encode()).hexdigest()
-    record = PRODUCTS / f"{op}.{target}.json"
+    record = products / f"{op}.{target}.json"
     if record.exists() and (old := json.loads(record.read_text()))["key"] == key:
         return dict(old["kernels"])
     code, log = nvrtc.compile(KERNELS / f"{op}.cu", target)
     kernels = needs(log)
     if target == PTX:
         kernels = {name: {} for name in re.findall(r"\.visible \.entry (\w+)", code.decode())}
-    (PRODUCTS / f"{op}.{target}.{'ptx' if target == PTX else 'cubin'}").write_bytes(code)
+    image(op, target, products).write_bytes(code)
     record.write_text(json.dumps({"key": key, "kernels": kernels}, indent=1))
     return kernels
 
 
-def all_kernels() -> dict[str, dict[str, Any]]:
-    """{target: {kernel: needs}}; products lie in target/kernels."""
-    PRODUCTS.mkdir(parents=True, exist_ok=True)
-    ops = sorted(path.stem for path in KERNELS.glob("*.cu"))
+def image(op: str, target: str, products: Path) -> Path:
+    return products / f"{op}.{target}.{'ptx' if target == PTX else 'cubin'}"
+
+
+def ops() -> list[str]:
+    return sorted(path.stem for path in KERNELS.glob("*.cu"))
+
+
+def all_kernels(products: Path = PRODUCTS) -> dict[str, dict[str, Any]]:
+    """{target: {kernel: needs}}; the images lie in `products`."""
+    products.mkdir(parents=True, exist_ok=True)
     wheel("cuda_nvrtc"), wheel("cuda_runtime"), wheel("cuda_cccl")
-    with ThreadPoolExecutor(2) as pool:
-        jobs = {target: [pool.submit(compiled, op, target) for op in ops] for target in (*CUBINS, PTX)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {target: [pool.submit(compiled, op, target, products) for op in ops()] for target in (*CUBINS, PTX)}
         return {target: {k: v for job in done for k, v in job.result().items()} for target, done in jobs.items()}
+
+
+# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64.
+LETTERS = {"u64": "8", "u32": "4", "f32": "f", "f64": "d"}
+
+
+def parameters(ptx: str) -> dict[str, str]:
+    """{kernel: a letter for each parameter}."""
+    found = re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)
+    return {name: "".join(LETTERS[kind] for kind in re.findall(r"\.param \.(\w+) ", text)) for name, text in found}
+
+
+def archive(products: Path) -> bytes:
+    """All images, packed, after a header of JSON and its length in 8 bytes; rust/src/cuda/images.rs reads it."""
+    images: dict[str, dict[str, Any]] = {}
+    kernels, packed = {}, b""
+    for op in ops():
+        for target in (*CUBINS, PTX):
+            code = image(op, target, products).read_bytes()
+            small = zlib.compress(code, 9)
+            place = {"at": len(packed), "packed": len(small), "bytes": len(code)}
+            images.setdefault(op, {})[target] = place
+            packed += small
+            if target == PTX:
+                letters = parameters(code.decode())
+                kernels.update({name: {"op": op, "parameters": text} for name, text in letters.items()})
+    header = json.dumps({"compiler": Nvrtc().version(), "images": images, "kernels": kernels}).encode()
+    return len(header).to_bytes(8, "little") + header + packed
 
 
 # Threads and registers of a multiprocessor, and its 1024-byte shared memory a block that the system takes (CUDA C++
@@ -142,8 +189,42 @@ def occupancy(target: str, registers: int, shared: int, threads: int) -> int:
     return round(100 * blocks * threads / THREADS[target])
 
 
+# How the kernels of attention are cut, as in kernels/attention_*.cuh, by bytes of an element and width of a head:
+# warps, blocks of 16 queries a warp, keys; and groups of 16 rows, warps a group, columns.
+WIDTHS = (64, 80, 96, 128, 256)
+FORWARD = {
+    (2, 64): (4, 2, 64), (2, 80): (4, 2, 64), (2, 96): (4, 2, 32), (2, 128): (4, 2, 32), (2, 256): (4, 1, 32),
+    (4, 64): (4, 1, 32), (4, 80): (4, 1, 32), (4, 96): (4, 1, 32), (4, 128): (4, 1, 32), (4, 256): (2, 1, 16),
+}  # fmt: skip
+BACKWARD = {
+    (2, 64): (4, 1, 64), (2, 80): (4, 1, 32), (2, 96): (4, 1, 32), (2, 128): (8, 1, 32), (2, 256): (2, 2, 32),
+    (4, 64): (4, 1, 16), (4, 80): (4, 1, 16), (4, 96): (4, 1, 16), (4, 128): (2, 2, 16), (4, 256): (1, 4, 8),
+}  # fmt: skip
+
+
+def attention(kernel: str) -> tuple[int, int, int] | None:
+    """(rows, decoding: heads, of a block, threads, dynamic shared memory) of a kernel of attention on tiles."""
+    match = re.fullmatch(r"attention_(fwd|bwd_kv|bwd_q|decode)_(f32|f16|bf16)_d(\d+)", kernel)
+    if not match:
+        return None
+    size, width = 4 if match[2] == "f32" else 2, int(match[3])
+    lent = 64 if size == 4 else 0  # bytes a column and warp: f32 passes 16 rows of p from lane to lane
+    if match[1] == "decode":
+        heads, keys = 8, 32
+        return heads, 128, 2 * keys * width * size + 4 * heads * (width + keys + 1)
+    if match[1] == "fwd":
+        warps, blocks, keys = FORWARD[size, width]
+        rows = 16 * blocks * warps
+        return rows, 32 * warps, (rows + 2 * keys) * width * size + lent * keys * blocks * warps
+    groups, split, columns = BACKWARD[size, width]
+    warps, queries = groups * split, 16 * columns if match[1] == "bwd_kv" else 0  # lse and delta, two stages
+    return 16 * groups, 32 * warps, (32 * groups + 4 * columns) * width * size + lent * columns * warps + queries
+
+
 def threads_of(kernel: str) -> int:
     """The block that the host is to launch."""
+    if tiles := attention(kernel):
+        return tiles[1]
     if kernel.startswith(("rms_norm", "layer_norm", "cross_entropy")):
         return 512
     return 256
@@ -154,7 +235,8 @@ def budgets(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     result = {}
     for kernel in sorted(table[CUBINS[0]]):
         registers = max(table[target][kernel]["registers"] for target in CUBINS)
-        shared = max(table[target][kernel]["shared"] for target in CUBINS)
+        tiles = attention(kernel)
+        shared = max(table[target][kernel]["shared"] for target in CUBINS) + (tiles[2] if tiles else 0)
         threads = threads_of(kernel)
         filled = {target: occupancy(target, registers, shared, threads) for target in CUBINS}
         result[kernel] = {"threads": threads, "registers": registers, "shared": shared, "occupancy": filled}
@@ -164,12 +246,20 @@ def budgets(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", action="store_true", help="write tests/cuda_on_cpu/budgets.json")
+    parser.add_argument("--archive", type=Path, help="write all images to this file, and nothing else")
+    parser.add_argument("--products", type=Path, default=PRODUCTS, help="where images are made and kept")
     arguments = parser.parse_args()
     try:
-        table = all_kernels()
+        table = all_kernels(arguments.products)
+    except NoCompiler as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_COMPILER)
     except CompileError as error:
         sys.exit(str(error))
-    (PRODUCTS / "table.json").write_text(json.dumps(table, indent=1))
+    if arguments.archive:
+        arguments.archive.write_bytes(archive(arguments.products))
+        return
+    (arguments.products / "table.json").write_text(json.dumps(table, indent=1))
     print(f"{'kernel':32}{'threads':>8}{'registers':>10}{'shared':>8}   occupancy % " + " ".join(CUBINS))
     for kernel, b in budgets(table).items():
         filled = " ".join(f"{b['occupancy'][target]:5}" for target in CUBINS)
