@@ -167,7 +167,7 @@ def test_attention_multiplies_on_tensor_cores(sass: dict[str, str]) -> None:
         tiles = script.attention(kernel)
         if not tiles:
             continue
-        size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[1])
+        size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[-1])
         multiply, load = count(code, r"HMMA\.16816\.F32(?:\.BF16)?"), count(code, r"LDSM\.16\.M\w*88\.4")
         assert count(code, r"LDGSTS\.E\.BYPASS\.128") > 0 and count(code, r"LDG\.E\.\w*\.?128") == 0, kernel
         if size == 4 or "decode" in kernel:
