@@ -6,7 +6,10 @@ BIN    := $(VENV)/bin
 RUN    := PYTHONPATH= VIRTUAL_ENV=$(abspath $(VENV))
 
 # What the compiled extension is made from. Python sources are not in it: the install is editable.
-RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find rust -name '*.rs')
+RUST := Cargo.toml Cargo.lock pyproject.toml build.rs scripts/compile_kernels.py $(shell find rust kernels -type f)
+
+# CUDA's compiler (no GPU is needed), as pyproject.toml pins it for builds; LLMJP_NO_CUDA=1 goes without.
+NVRTC := $(if $(filter Linux,$(shell uname -s)),$(if $(LLMJP_NO_CUDA),,nvrtc))
 
 .PHONY: help setup quickstart test test-rust test-python check lint fmt bench kernels soak fuzz where clean
 
@@ -20,19 +23,19 @@ quickstart: $(VENV)/.built  ## train a small Japanese model, measure it, plot it
 
 test: test-rust test-python  ## everything: installs torch and transformers once (several GB)
 
-test-rust:
-	cargo test
+test-rust: $(NVRTC:%=$(VENV)/.%)
+	cargo test --features cuda
 
 test-python: $(VENV)/.tested
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
 
 check: lint $(VENV)/.tested  ## what must pass before a commit: formatting, lints, types, stubs, fast tests
-	cargo test --lib
+	cargo test --lib --features cuda
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.linted $(VENV)/.built
 	cargo fmt --check
-	cargo clippy --all-targets --features python -- -D warnings
+	cargo clippy --all-targets --features python,cuda -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -48,7 +51,7 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/torch_drop_in.py
 	$(BIN)/python benches/torch_ops.py
 
-kernels: $(VENV)/.tested  ## compile the CUDA kernels for real GPUs, without one: registers and occupancy of each
+kernels: $(VENV)/.tested  ## what the CUDA kernels need of real GPUs, without one: registers and occupancy of each
 	$(BIN)/python scripts/compile_kernels.py
 
 soak: $(VENV)/.tested fuzz  ## for MINUTES (default 30) kill and resume at random; a million strings beside sentencepiece; fuzz
@@ -79,7 +82,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "maturin>=1.9,<2"
 
-$(VENV)/.built: $(RUST) | $(BIN)/python
+# The lines of pyproject.toml that build-system requires.
+$(VENV)/.nvrtc: pyproject.toml | $(BIN)/python
+	sed -n '/^requires = \[/,/^\]/s/^ *"\(nvidia.*\)",$$/\1/p' pyproject.toml > $@.txt
+	$(BIN)/python -m pip install --quiet -r $@.txt
+	@mv $@.txt $@
+
+$(VENV)/.built: $(RUST) $(NVRTC:%=$(VENV)/.%) | $(BIN)/python
 	@command -v cargo > /dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
 	$(RUN) $(BIN)/maturin develop --release --quiet --extras quickstart
 	@touch $@

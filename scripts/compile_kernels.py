@@ -2,8 +2,10 @@
 
     python scripts/compile_kernels.py            # cubins, PTX and table.json in target/kernels
     python scripts/compile_kernels.py --budgets  # and writes tests/cuda_on_cpu/budgets.json anew
+    python scripts/compile_kernels.py --archive FILE --products FOLDER   # what build.rs puts into the library
 
-NVRTC 12 of the package index: nvidia-cuda-nvrtc-cu12, -runtime-cu12 and -cccl-cu12, which the test extra installs.
+NVRTC 12 of the package index: nvidia-cuda-nvrtc-cu12, -runtime-cu12 and -cccl-cu12, which the build and the test extra
+install. Without it --archive ends with status 3.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,14 @@ PTX = "compute_80"
 OPTIONS = ["-std=c++17", "-default-device", "--ptxas-options=-v"]
 
 
+NO_COMPILER = 3
+
+
 class CompileError(Exception):
+    pass
+
+
+class NoCompiler(CompileError):
     pass
 
 
@@ -39,7 +50,8 @@ def wheel(package: str) -> Path:
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (Path(place) / package).is_dir():
             return Path(place) / package
-    raise CompileError(f"no nvidia/{package}: pip install nvidia-{package.replace('_', '-')}-cu12 (see the test extra)")
+    name = f"nvidia-{package.replace('_', '-')}-cu12"
+    raise NoCompiler(f"{sys.executable} has no {name} (pyproject.toml pins its version under build-system)")
 
 
 class Nvrtc:
@@ -98,31 +110,66 @@ def needs(log: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def compiled(op: str, target: str) -> dict[str, Any]:
+def compiled(op: str, target: str, products: Path) -> dict[str, Any]:
     """{kernel: needs}, from a file when nothing has changed. For PTX the kernels alone."""
     nvrtc = Nvrtc()
     sources = "".join(path.read_text() for path in sorted(KERNELS.glob("*.cuh"))) + (KERNELS / f"{op}.cu").read_text()
     key = hashlib.sha256("\0".join([nvrtc.version(), target, *OPTIONS, sources]).encode()).hexdigest()
-    record = PRODUCTS / f"{op}.{target}.json"
+    record = products / f"{op}.{target}.json"
     if record.exists() and (old := json.loads(record.read_text()))["key"] == key:
         return dict(old["kernels"])
     code, log = nvrtc.compile(KERNELS / f"{op}.cu", target)
     kernels = needs(log)
     if target == PTX:
         kernels = {name: {} for name in re.findall(r"\.visible \.entry (\w+)", code.decode())}
-    (PRODUCTS / f"{op}.{target}.{'ptx' if target == PTX else 'cubin'}").write_bytes(code)
+    image(op, target, products).write_bytes(code)
     record.write_text(json.dumps({"key": key, "kernels": kernels}, indent=1))
     return kernels
 
 
-def all_kernels() -> dict[str, dict[str, Any]]:
-    """{target: {kernel: needs}}; products lie in target/kernels."""
-    PRODUCTS.mkdir(parents=True, exist_ok=True)
-    ops = sorted(path.stem for path in KERNELS.glob("*.cu"))
+def image(op: str, target: str, products: Path) -> Path:
+    return products / f"{op}.{target}.{'ptx' if target == PTX else 'cubin'}"
+
+
+def ops() -> list[str]:
+    return sorted(path.stem for path in KERNELS.glob("*.cu"))
+
+
+def all_kernels(products: Path = PRODUCTS) -> dict[str, dict[str, Any]]:
+    """{target: {kernel: needs}}; the images lie in `products`."""
+    products.mkdir(parents=True, exist_ok=True)
     wheel("cuda_nvrtc"), wheel("cuda_runtime"), wheel("cuda_cccl")
-    with ThreadPoolExecutor(2) as pool:
-        jobs = {target: [pool.submit(compiled, op, target) for op in ops] for target in (*CUBINS, PTX)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {target: [pool.submit(compiled, op, target, products) for op in ops()] for target in (*CUBINS, PTX)}
         return {target: {k: v for job in done for k, v in job.result().items()} for target, done in jobs.items()}
+
+
+# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64.
+LETTERS = {"u64": "8", "u32": "4", "f32": "f", "f64": "d"}
+
+
+def parameters(ptx: str) -> dict[str, str]:
+    """{kernel: a letter for each parameter}."""
+    found = re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)
+    return {name: "".join(LETTERS[kind] for kind in re.findall(r"\.param \.(\w+) ", text)) for name, text in found}
+
+
+def archive(products: Path) -> bytes:
+    """All images, packed, after a header of JSON and its length in 8 bytes; rust/src/cuda/images.rs reads it."""
+    images: dict[str, dict[str, Any]] = {}
+    kernels, packed = {}, b""
+    for op in ops():
+        for target in (*CUBINS, PTX):
+            code = image(op, target, products).read_bytes()
+            small = zlib.compress(code, 9)
+            place = {"at": len(packed), "packed": len(small), "bytes": len(code)}
+            images.setdefault(op, {})[target] = place
+            packed += small
+            if target == PTX:
+                letters = parameters(code.decode())
+                kernels.update({name: {"op": op, "parameters": text} for name, text in letters.items()})
+    header = json.dumps({"compiler": Nvrtc().version(), "images": images, "kernels": kernels}).encode()
+    return len(header).to_bytes(8, "little") + header + packed
 
 
 # Threads and registers of a multiprocessor, and its 1024-byte shared memory a block that the system takes (CUDA C++
@@ -199,12 +246,20 @@ def budgets(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", action="store_true", help="write tests/cuda_on_cpu/budgets.json")
+    parser.add_argument("--archive", type=Path, help="write all images to this file, and nothing else")
+    parser.add_argument("--products", type=Path, default=PRODUCTS, help="where images are made and kept")
     arguments = parser.parse_args()
     try:
-        table = all_kernels()
+        table = all_kernels(arguments.products)
+    except NoCompiler as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_COMPILER)
     except CompileError as error:
         sys.exit(str(error))
-    (PRODUCTS / "table.json").write_text(json.dumps(table, indent=1))
+    if arguments.archive:
+        arguments.archive.write_bytes(archive(arguments.products))
+        return
+    (arguments.products / "table.json").write_text(json.dumps(table, indent=1))
     print(f"{'kernel':32}{'threads':>8}{'registers':>10}{'shared':>8}   occupancy % " + " ".join(CUBINS))
     for kernel, b in budgets(table).items():
         filled = " ".join(f"{b['occupancy'][target]:5}" for target in CUBINS)

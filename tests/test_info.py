@@ -56,7 +56,7 @@ def test_versions_are_those_of_the_packages() -> None:
 
 def test_the_table_shows_everything() -> None:
     shown = repr(lc.info())
-    for text in (lc.__version__, "cuda: not in this build", "cpu/rms_norm", "package         torch", "LLMJP_ISA"):
+    for text in (lc.__version__, "device          cuda", "cpu/rms_norm", "package         torch", "LLMJP_ISA"):
         assert text in shown
 
 

@@ -24,7 +24,8 @@ BASE = {"dtype", "error", "files", "interrupt", "memory", "philox", "tensor"}
 MAY_USE = {
     **dict.fromkeys(BASE, BASE),
     "cpu": BASE,
-    "ops": BASE | {"cpu"},
+    "cuda": BASE,
+    "ops": BASE | {"cpu", "cuda"},
     "model": BASE | {"ops"},
     "tokenizer": BASE,
     "data": BASE | {"tokenizer"},
@@ -37,6 +38,7 @@ ONLY_IN = {
     "matrixmultiply": "cpu/matmul/widened.rs",
     "is_x86_feature_detected": "cpu/isa.rs",
     "pyo3": "py/",
+    "cudarc": "cuda/driver.rs",
 }
 OPS = {
     "activation", "adamw", "attention", "cross_entropy", "embedding", "gated_mlp", "grad_norm", "layer_norm",
@@ -54,7 +56,9 @@ def rust_files() -> list[Path]:
 
 
 def cuda_files() -> list[Path]:
-    return sorted([*KERNELS.iterdir(), *ON_CPU.glob("*.cu"), *ON_CPU.rglob("*.h"), *ON_CPU.glob("*.cpp")])
+    return sorted(
+        [ROOT / "build.rs", *KERNELS.iterdir(), *ON_CPU.glob("*.cu"), *ON_CPU.rglob("*.h"), *ON_CPU.glob("*.cpp")]
+    )
 
 
 def python_files() -> list[Path]:
@@ -131,6 +135,27 @@ def test_each_kernel_stands_beside_its_op_and_its_test() -> None:
     names = {path.stem for path in KERNELS.glob("*.cu")}
     assert names == OPS - WITHOUT_KERNEL | PARTS
     assert not {name for name in names if not (ON_CPU / f"test_{name}.py").is_file()}
+
+
+# Kernels whose launches another op asks for.
+ASKED_BY = {"column_sums": "linear"}
+# What the launches stand on.
+DEVICE_LAYER = {"mod", "device", "driver", "images", "launch", "memory", "stream"}
+
+
+def test_each_kernel_has_its_launches_and_an_op_that_asks_for_them() -> None:
+    kernels = {path.stem for path in KERNELS.glob("*.cu")}
+    assert {path.stem for path in (RUST / "cuda").glob("*.rs")} == kernels | DEVICE_LAYER
+    for name in kernels:
+        op = (RUST / f"ops/{ASKED_BY.get(name, name)}.rs").read_text()
+        assert re.search(r"^pub mod cuda \{", op, re.M) and f"{name} as device" in op, name
+
+
+def test_launches_are_nothing_but_launches() -> None:
+    """An op's file under cuda/ knows no other op of the CPU or the contract, and asks the driver for nothing else."""
+    for path in (RUST / "cuda").glob("*.rs"):
+        if path.stem not in DEVICE_LAYER:
+            assert not re.search(r"\bsys::|\bdriver\b|crate::(ops|cpu)", code(path.read_text())), path
 
 
 def test_kernels_know_nothing_but_each_other() -> None:

@@ -1,6 +1,7 @@
 """Train Japanese language models: kernels, tokenizer, data and trainer in one package."""
 
 from . import config as config
+from . import cuda as cuda
 from . import data as data
 from . import errors as errors
 from ._core import Tokenizer as Tokenizer

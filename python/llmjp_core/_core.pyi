@@ -637,6 +637,29 @@ class ops:
     def selftest() -> list[tuple[str, float, float, bool]]:
         """(name, error, bound, passed) of each result of each op in float32 against its float64 reference."""
 
+# --- cuda
+
+class cuda:
+    """GPUs; `llmjp_core.cuda` is the public interface (a module, in truth)."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why no GPU can be used, None when one can."""
+    @staticmethod
+    def device_count() -> int: ...
+    @staticmethod
+    def properties(device: int) -> tuple[str, tuple[int, int], int, str | None]:
+        """(name, (major, minor) of its compute capability, bytes of memory, the kernels that are meant for it)"""
+    @staticmethod
+    def target(device: int, op: str) -> str:
+        """Loads the kernels of an op; what they are: `sm_90`, or `compute_80` for PTX."""
+    @staticmethod
+    def built() -> tuple[str, list[str], list[str], list[str]]:
+        """(version of the compiler, targets, ops, kernels) in this library."""
+    @staticmethod
+    def selftest(device: int) -> list[tuple[str, float, float, bool]]:
+        """[(name, error, bound, passed)] of each result of each kernel on a device against its float64 reference."""
+
 # --- torch
 
 class torch:

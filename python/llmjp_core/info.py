@@ -25,7 +25,7 @@ OPTIONAL = {
     "torch": "only for tests and benchmarks",
     "transformers": "only for tests and benchmarks",
 }
-VARIABLES = ("LLMJP_ISA", "LLMJP_NUM_THREADS", "OMP_NUM_THREADS")
+VARIABLES = ("LLMJP_ISA", "LLMJP_NUM_THREADS", "OMP_NUM_THREADS", "LLMJP_CUDA_CODE", "CUDA_VISIBLE_DEVICES")
 
 
 class Info(dict[str, Any]):
@@ -45,10 +45,28 @@ def info() -> Info:
         instruction_set=isa,
         threads=_core.ops.num_threads(),
         kernels={op: f"cpu/{op}, {isa}" for op in OPS},
-        devices={"cpu": "available", "cuda": "not in this build"},
+        devices={"cpu": "available", **_gpus()},
+        cuda_kernels=_cuda_kernels(),
         packages={name: {"version": _version(name), "for": use} for name, use in OPTIONAL.items()},
         environment={name: os.environ.get(name) for name in VARIABLES},
     )
+
+
+def _gpus() -> dict[str, str]:
+    missing = _core.cuda.missing()
+    return {"cuda": missing} if missing else {f"cuda:{i}": _gpu(i) for i in range(_core.cuda.device_count())}
+
+
+def _gpu(number: int) -> str:
+    name, (major, minor), memory, target = _core.cuda.properties(number)
+    kernels = f"kernels for {target}" if target else "too old for the kernels"
+    return f"{name} (compute capability {major}.{minor}, {memory / 2**30:.0f} GiB), {kernels}"
+
+
+def _cuda_kernels() -> dict[str, str]:
+    """By op. Only the selftest launches them so far."""
+    compiler, targets, ops, _ = _core.cuda.built()
+    return {op: f"cuda/{op}, {' '.join(targets)} (NVRTC {compiler})" for op in ops}
 
 
 def _version(package: str) -> str | None:
@@ -71,8 +89,9 @@ def _processor() -> str:
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"llmjp-core {facts['version']}, Python {facts['python']}"
     yield f"processor       {facts['processor']}, {facts['threads']} threads, kernels for {facts['instruction_set']}"
-    yield "devices         " + ", ".join(f"{name}: {state}" for name, state in facts["devices"].items())
-    for kernel in sorted(set(facts["kernels"].values())):
+    for name, state in facts["devices"].items():
+        yield f"device          {name}: {state}"
+    for kernel in [*facts["kernels"].values(), *facts["cuda_kernels"].values()]:
         yield f"op              {kernel}"
     for name, package in facts["packages"].items():
         yield f"package         {name} {package['version'] or '(absent)'}: {package['for']}"

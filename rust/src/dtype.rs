@@ -31,6 +31,15 @@ impl DType {
             Self::BF16 => "bfloat16",
         }
     }
+
+    /// `f32`, `f16`, `bf16`, as kernels are named.
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        }
+    }
 }
 
 /// A storage type. Conversion from f32 rounds to nearest, ties to even; f16 overflows to infinity.

@@ -1,9 +1,11 @@
 //! Train Japanese language models: kernels, tokenizer, data and trainer.
 //!
-//! Imports point down only: `cpu -> ops -> model -> train -> py`. `tokenizer` and `data` know no
+//! Imports point down only: `{cpu, cuda} -> ops -> model -> train -> py`. `tokenizer` and `data` know no
 //! model, `train` knows no Python, `py` knows no maths. `tests/test_layout.py` holds it.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod data;
 pub mod dtype;
 pub mod error;

@@ -8,6 +8,17 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {
     Cpu,
+    /// A GPU by its number, as the driver counts them.
+    Cuda(usize),
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
 }
 
 const MAX_RANK: usize = 4;
@@ -46,6 +57,15 @@ impl Shape {
     pub fn rows(&self) -> usize {
         self.dims()[..self.rank.saturating_sub(1)].iter().product()
     }
+
+    /// # Errors
+    /// `Error::Shape` naming `op` and `arg` when this is not `want`.
+    pub fn expect(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<()> {
+        if self.dims() == want {
+            return Ok(());
+        }
+        Err(Error::Shape { op, arg, want: want.to_vec(), got: self.dims().to_vec() })
+    }
 }
 
 impl std::fmt::Debug for Shape {
@@ -68,7 +88,8 @@ pub struct ViewMut<'a, T> {
     shape: Shape,
 }
 
-fn check_count(arg: &'static str, shape: Shape, got: usize) -> Result<()> {
+/// Whether `got` elements are those of `shape`.
+pub(crate) fn check_count(arg: &'static str, shape: Shape, got: usize) -> Result<()> {
     if shape.count() == got {
         return Ok(());
     }
@@ -103,7 +124,7 @@ impl<'a, T: Element> View<'a, T> {
     /// # Errors
     /// `Error::Shape` naming `op` and `arg` when the shape is not `want`.
     pub fn expect(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<()> {
-        expect(op, arg, want, self.shape)
+        self.shape.expect(op, arg, want)
     }
 }
 
@@ -136,13 +157,6 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// # Errors
     /// `Error::Shape` naming `op` and `arg` when the shape is not `want`.
     pub fn expect(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<()> {
-        expect(op, arg, want, self.shape)
+        self.shape.expect(op, arg, want)
     }
-}
-
-fn expect(op: &'static str, arg: &'static str, want: &[usize], got: Shape) -> Result<()> {
-    if got.dims() == want {
-        return Ok(());
-    }
-    Err(Error::Shape { op, arg, want: want.to_vec(), got: got.dims().to_vec() })
 }

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -118,13 +118,15 @@ def kernel_object(name: str, text: str, variant: str) -> Path:
     return key
 
 
-def library(texts: Mapping[str, str], variant: str = "checked", name: str = "kernels") -> Path:
-    """A library of the given .cu texts."""
+def library(
+    texts: Mapping[str, str], variant: str = "checked", name: str = "kernels", more: Sequence[str] = ()
+) -> Path:
+    """A library of the given .cu texts, and of `more` C++ files beside this one."""
     PRODUCTS.mkdir(parents=True, exist_ok=True)
     # The emulation itself is not checked by itself.
     own = [*FLAGS, *(VARIANTS[variant] if variant == "sanitized" else [])]
     with ThreadPoolExecutor(2) as pool:
-        runtime = [pool.submit(compiled, f, HERE / f, (HERE / f).read_text(), own) for f in RUNTIME]
+        runtime = [pool.submit(compiled, f, HERE / f, (HERE / f).read_text(), own) for f in (*RUNTIME, *more)]
         kernels = [pool.submit(kernel_object, op, text, variant) for op, text in texts.items()]
         objects = [future.result() for future in [*runtime, *kernels]]
     product = made(f"{name}-{variant}", " ".join(map(str, objects)), own, ".so")
@@ -132,3 +134,15 @@ def library(texts: Mapping[str, str], variant: str = "checked", name: str = "ker
         link = VARIANTS[variant] if variant == "sanitized" else []
         finish(product, [COMPILER, "-shared", *link, *map(str, objects), "-ldl"])
     return product
+
+
+def driver(texts: Mapping[str, str]) -> Path:
+    """A folder with a stand-in for NVIDIA's driver, libcuda.so.1, over the given .cu texts."""
+    made = library(texts, name="driver", more=["driver.cpp"])
+    folder = made.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    aside = folder / f"libcuda.so.1.{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(made)
+    aside.replace(folder / "libcuda.so.1")
+    return folder

@@ -11,3 +11,18 @@ pub fn from_f32<T: Element>(out: &mut [T], x: &[f32]) -> Result<()> {
     cpu::from_f32(out, x);
     Ok(())
 }
+
+/// The same on a GPU.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    use crate::cuda::{Stream, View, ViewMut, cast as device};
+    use crate::dtype::Element;
+    use crate::error::Result;
+
+    /// # Errors
+    /// `Shape` when the two differ; `Device`.
+    pub fn from_f32<T: Element>(on: &Stream, out: ViewMut<T>, x: View<f32>) -> Result<()> {
+        x.shape().expect("cast", "x", out.shape().dims())?;
+        device::from_f32(on, out, x)
+    }
+}

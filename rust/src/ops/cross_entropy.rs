@@ -92,3 +92,66 @@ pub fn backward<T: Element>(
     cpu::backward(dlogits.data(), logits.data(), sums, targets, grad_scale, options, v);
     Ok(())
 }
+
+/// On a GPU: losses, gradient or both in one launch.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    use super::super::embedding::cuda::Ids;
+    use super::super::expect_some;
+    use super::LossOptions;
+    use crate::cuda::{Stream, View, ViewMut, cross_entropy as device};
+    use crate::dtype::Element;
+    use crate::error::Result;
+    use crate::tensor::Shape;
+
+    fn check<'a>(logits: Shape, losses: Option<Shape>, targets: &'a Ids, o: &LossOptions) -> Result<View<'a, i32>> {
+        let v = logits.last();
+        expect_some("cross_entropy", "logits", &[v])?;
+        let targets = targets.within("cross_entropy", v, Some(o.ignore_index))?;
+        let n = targets.shape().count();
+        logits.expect("cross_entropy", "logits", &[n, v])?;
+        losses.map_or(Ok(()), |losses| losses.expect("cross_entropy", "losses", &[n]))?;
+        Ok(targets)
+    }
+
+    fn numbers(grad_scale: f32, o: &LossOptions) -> device::Numbers {
+        let LossOptions { ignore_index, label_smoothing, z_loss } = *o;
+        device::Numbers { grad_scale, ignore_index, label_smoothing, z_loss }
+    }
+
+    /// losses (N) and dlogits (N, V) of logits (N, V); `grad_scale` is d(total)/d(loss of a token).
+    ///
+    /// # Errors
+    /// `Shape`; `UnsupportedInput` for targets of a larger vocabulary; `Device`.
+    pub fn forward_backward<T: Element>(
+        on: &Stream,
+        losses: Option<ViewMut<f32>>,
+        dlogits: Option<ViewMut<T>>,
+        logits: View<T>,
+        targets: &Ids,
+        grad_scale: f32,
+        options: &LossOptions,
+    ) -> Result<()> {
+        let targets = check(logits.shape(), losses.as_ref().map(ViewMut::shape), targets, options)?;
+        if let Some(d) = &dlogits {
+            d.shape().expect("cross_entropy", "dlogits", logits.shape().dims())?;
+        }
+        device::run(on, losses, dlogits, logits, targets, numbers(grad_scale, options))
+    }
+
+    /// The same with dlogits in the place of the logits.
+    ///
+    /// # Errors
+    /// As `forward_backward`.
+    pub fn in_place<T: Element>(
+        on: &Stream,
+        losses: Option<ViewMut<f32>>,
+        logits: ViewMut<T>,
+        targets: &Ids,
+        grad_scale: f32,
+        options: &LossOptions,
+    ) -> Result<()> {
+        let targets = check(logits.shape(), losses.as_ref().map(ViewMut::shape), targets, options)?;
+        device::in_place(on, losses, logits, targets, numbers(grad_scale, options))
+    }
+}

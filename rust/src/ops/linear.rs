@@ -54,3 +54,24 @@ pub fn backward_weight<T: Element>(
     cpu::backward_weight(dw.data(), dbias.map(ViewMut::into_data), dy.data(), x.data(), n, i, o);
     Ok(())
 }
+
+/// On a GPU: the gradient of the bias. The products are not there yet.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    use std::sync::Arc;
+
+    use crate::cuda::{Stream, View, ViewMut, column_sums as device};
+    use crate::dtype::Element;
+    use crate::error::Result;
+
+    /// dbias (O) += Σ of the rows of dy (N, O).
+    ///
+    /// # Errors
+    /// `Shape`; `Device`.
+    pub fn backward_bias<T: Element>(on: &Arc<Stream>, dbias: ViewMut<f32>, dy: View<T>) -> Result<()> {
+        let o = dy.shape().last();
+        super::super::expect_some("linear.backward", "dy", &[o])?;
+        dbias.shape().expect("linear.backward", "dbias", &[o])?;
+        device::add(on, dbias, dy)
+    }
+}

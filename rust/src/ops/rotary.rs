@@ -37,19 +37,18 @@ pub fn table<T: Element>(cos: View<T>, sin: View<T>) -> Result<Table> {
 fn check(len: usize, row: usize, heads: Heads, batch: usize, time: usize, table: &Table, start: usize) -> Result<()> {
     super::expect_some("rotary", "qkv", &[row])?;
     super::expect_len("rotary", "qkv", batch * time * row, len)?;
-    if heads.end() > row || 2 * table.half() > heads.dim {
-        return Err(Error::Shape {
-            op: "rotary",
-            arg: "heads",
-            want: vec![row],
-            got: vec![heads.end(), 2 * table.half()],
-        });
+    check_heads(row, heads, time, (table.time(), table.half()), start)
+}
+
+/// `positions` and `half` are the table's.
+fn check_heads(row: usize, heads: Heads, time: usize, (positions, half): (usize, usize), start: usize) -> Result<()> {
+    if heads.end() > row || 2 * half > heads.dim {
+        return Err(Error::Shape { op: "rotary", arg: "heads", want: vec![row], got: vec![heads.end(), 2 * half] });
     }
-    if start + time > table.time() {
+    if start + time > positions {
         return Err(Error::UnsupportedInput(format!(
-            "rotary: position {} is beyond the table of {} positions; raise max_position_embeddings",
+            "rotary: position {} is beyond the table of {positions} positions; raise max_position_embeddings",
             start + time.saturating_sub(1),
-            table.time()
         )));
     }
     Ok(())
@@ -140,4 +139,72 @@ pub fn backward<T: Element>(
         cpu::rotate(qkv, row, heads, time, table, start, -1.0);
     }
     Ok(())
+}
+
+/// The same on a GPU.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    use std::sync::Arc;
+
+    use super::super::expect_some;
+    use super::{Heads, check_heads};
+    use crate::cuda::{Buffer, Stream, ViewMut, rotary as device};
+    use crate::dtype::Element;
+    use crate::error::{Error, Result};
+
+    /// Cosines and sines on a device.
+    pub struct Table {
+        cos: Buffer<f32>,
+        sin: Buffer<f32>,
+        positions: usize,
+        half: usize,
+    }
+
+    impl Table {
+        /// A copy of the first `positions` of a table.
+        ///
+        /// # Errors
+        /// `UnsupportedInput` when it has not so many; `Device`.
+        pub fn new(on: &Arc<Stream>, table: &super::Table, positions: usize) -> Result<Self> {
+            if positions > table.time() {
+                let have = table.time();
+                let what = format!("rotary: {positions} positions asked of a table of {have}");
+                return Err(Error::UnsupportedInput(format!("{what}; raise max_position_embeddings")));
+            }
+            let rows = || (0..positions).map(|position| table.at(position));
+            let cos: Vec<f32> = rows().flat_map(|(cos, _)| cos).copied().collect();
+            let sin: Vec<f32> = rows().flat_map(|(_, sin)| sin).copied().collect();
+            Ok(Self { cos: on.upload(&cos)?, sin: on.upload(&sin)?, positions, half: table.half() })
+        }
+    }
+
+    /// Rotates the first dims of every head in place, backwards when `backward`: qkv (B·T, row), each sequence of
+    /// `time` tokens from position `start` on.
+    ///
+    /// # Errors
+    /// `Shape`; `UnsupportedInput` for positions beyond the table; `Device`.
+    pub fn rotate<T: Element>(
+        on: &Stream,
+        qkv: ViewMut<T>,
+        heads: Heads,
+        time: usize,
+        table: &Table,
+        start: usize,
+        backward: bool,
+    ) -> Result<()> {
+        let (tokens, row) = (qkv.shape().rows(), qkv.shape().last());
+        expect_some("rotary", "qkv", &[row])?;
+        expect_some("rotary", "time", &[time])?;
+        check_heads(row, heads, time, (table.positions, table.half), start)?;
+        if !tokens.is_multiple_of(time) {
+            return Err(Error::Shape { op: "rotary", arg: "qkv", want: vec![time, row], got: vec![tokens, row] });
+        }
+        if table.half == 0 {
+            return Ok(());
+        }
+        let dims = [table.positions, table.half];
+        let (cos, sin) = (table.cos.view(&dims)?, table.sin.view(&dims)?);
+        let heads = device::Heads { offset: heads.offset, stride: heads.stride, count: heads.count };
+        device::rotate(on, qkv, heads, cos, sin, time, start, if backward { -1.0 } else { 1.0 })
+    }
 }

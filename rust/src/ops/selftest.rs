@@ -1,5 +1,8 @@
 //! Every op in f32 on this machine, forward and backward on small odd shapes, against its f64 reference.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use super::activation::Activation;
 use super::attention::{Heads, Mask, Qkv};
 use super::linear_cross_entropy::LossOptions;

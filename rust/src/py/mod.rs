@@ -1,6 +1,7 @@
 //! The Python binding: converts, detaches, calls. No maths, no policy.
 
 mod config;
+mod cuda;
 mod data;
 mod error;
 mod model;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     config::register(m)?;
+    cuda::register(m)?;
     data::register(m)?;
     model::register(m)?;
     ops::register(m)?;

@@ -1,0 +1,172 @@
+//! Launching a kernel: its grid, and its arguments compared with the parameters that the compiler saw.
+
+use super::driver::{call, sys};
+use super::memory::{Place, View, ViewMut};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+
+/// Threads of a block where the kernel takes any.
+pub(super) const THREADS: usize = 256;
+
+/// Threads of a block that shares a row, at most (`__launch_bounds__` of the norms and of column_sums).
+const ROW_THREADS: usize = 512;
+
+/// What is launched, and of what shape, for errors.
+pub(super) struct Launch<'a> {
+    pub(super) kernel: &'a str,
+    /// Of the tensor that the op is named for.
+    pub(super) dims: &'a [usize],
+    pub(super) grid: [usize; 2],
+    pub(super) block: [usize; 2],
+}
+
+/// One argument.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arg {
+    Memory(Option<Place>),
+    Size(usize),
+    I32(i32),
+    U32(u32),
+    F32(f32),
+    F64(f64),
+}
+
+impl Arg {
+    /// As the compiler's list of parameters has it.
+    fn letter(self) -> char {
+        match self {
+            Self::Memory(_) | Self::Size(_) => '8',
+            Self::I32(_) | Self::U32(_) => '4',
+            Self::F32(_) => 'f',
+            Self::F64(_) => 'd',
+        }
+    }
+
+    fn bytes(self) -> [u8; 8] {
+        let wide = |four: [u8; 4]| [four[0], four[1], four[2], four[3], 0, 0, 0, 0];
+        match self {
+            Self::Memory(place) => place.map_or(0, |place| place.address).to_ne_bytes(),
+            Self::Size(n) => (n as u64).to_ne_bytes(),
+            Self::I32(n) => wide(n.to_ne_bytes()),
+            Self::U32(n) => wide(n.to_ne_bytes()),
+            Self::F32(x) => wide(x.to_ne_bytes()),
+            Self::F64(x) => x.to_ne_bytes(),
+        }
+    }
+}
+
+macro_rules! arg_from {
+    ($($t:ty => $variant:ident),*) => { $(impl From<$t> for Arg {
+        fn from(value: $t) -> Self {
+            Self::$variant(value)
+        }
+    })* };
+}
+arg_from!(usize => Size, i32 => I32, u32 => U32, f32 => F32, f64 => F64);
+
+impl<T> From<View<'_, T>> for Arg {
+    fn from(view: View<'_, T>) -> Self {
+        Self::Memory(Some(view.place))
+    }
+}
+
+impl<T> From<ViewMut<'_, T>> for Arg {
+    fn from(view: ViewMut<'_, T>) -> Self {
+        Self::Memory(Some(view.place))
+    }
+}
+
+/// A null pointer for what is left out.
+impl<T> From<Option<View<'_, T>>> for Arg {
+    fn from(view: Option<View<'_, T>>) -> Self {
+        Self::Memory(view.map(|view| view.place))
+    }
+}
+
+impl<T> From<Option<ViewMut<'_, T>>> for Arg {
+    fn from(view: Option<ViewMut<'_, T>>) -> Self {
+        Self::Memory(view.map(|view| view.place))
+    }
+}
+
+/// `args![y, x, eps, n]`
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { &[$($crate::cuda::launch::Arg::from($value)),*] };
+}
+pub(super) use args;
+
+/// Blocks that share `n` elements, `each` of them a thread at a time; more than the device runs at once gain nothing.
+/// For kernels whose result does not depend on it.
+pub(super) fn blocks(on: &Stream, n: usize, each: usize) -> usize {
+    n.div_ceil(THREADS * each).clamp(1, 32 * on.device.properties.multiprocessors)
+}
+
+/// Blocks that share rows, a row a block at a time. For kernels whose result does not depend on it.
+pub(super) fn row_blocks(on: &Stream, rows: usize) -> usize {
+    rows.min(32 * on.device.properties.multiprocessors)
+}
+
+/// Threads that share a row of d elements of type T: whole warps, a vector of 16 bytes each.
+pub(super) fn row_threads<T>(d: usize) -> usize {
+    d.div_ceil(16 / size_of::<T>()).next_multiple_of(32).clamp(32, ROW_THREADS)
+}
+
+impl Stream {
+    /// Puts a kernel into the stream; nothing when the grid is empty.
+    ///
+    /// # Errors
+    /// `Device`: tensors of several devices, or what the driver refuses. `Internal`: arguments that are not those of
+    /// the kernel.
+    ///
+    /// # Safety
+    /// The arguments mean what the kernel's file says, and their memory is as large.
+    pub(super) unsafe fn launch(&self, what: &Launch<'_>, args: &[Arg]) -> Result<()> {
+        if what.grid.contains(&0) {
+            return Ok(());
+        }
+        let function = self.device.function(what.kernel)?;
+        let letters: String = args.iter().map(|arg| arg.letter()).collect();
+        if letters != function.parameters {
+            let wanted = function.parameters;
+            return Err(Error::Internal(format!("{} takes arguments {wanted}, got {letters}", what.kernel)));
+        }
+        self.expect_own(what, args)?;
+        let [x, y] = what.grid.map(u32::try_from);
+        let (Ok(x), Ok(y)) = (x, y) else {
+            return Err(Error::Device(format!("{}: too large for a grid", self.describe(what))));
+        };
+        let [across, down] = what.block.map(|threads| threads as u32);
+        let mut values: Vec<[u8; 8]> = args.iter().map(|arg| arg.bytes()).collect();
+        let mut pointers: Vec<_> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+        self.device.bind()?;
+        // SAFETY: function and stream live; there is a pointer for each parameter, to as many bytes, which the driver
+        // copies; what they mean is the caller's promise.
+        let answer = unsafe {
+            let (params, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
+            sys::cuLaunchKernel(function.handle, x, y, 1, across, down, 1, 0, self.handle, params, none)
+        };
+        call(answer, || self.describe(what))
+    }
+
+    fn describe(&self, what: &Launch<'_>) -> String {
+        let Launch { kernel, dims, grid, block } = what;
+        format!("launching {kernel} of shape {dims:?} on {}, grid {grid:?}, block {block:?}", self.device)
+    }
+
+    /// All memory belongs to this stream: else kernels would not wait for each other.
+    fn expect_own(&self, what: &Launch<'_>, args: &[Arg]) -> Result<()> {
+        for (number, arg) in args.iter().enumerate() {
+            let Arg::Memory(Some(place)) = arg else { continue };
+            if place.ordinal != self.device.ordinal {
+                let where_ = format!("argument {number} lies on cuda:{}", place.ordinal);
+                let do_ = "copy it there first";
+                return Err(Error::Device(format!("{}: {where_}; {do_}", self.describe(what))));
+            }
+            if place.stream != self.handle.addr() {
+                let what = format!("{}: argument {number} belongs to another stream", self.describe(what));
+                return Err(Error::Internal(what));
+            }
+        }
+        Ok(())
+    }
+}

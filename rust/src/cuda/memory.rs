@@ -1,0 +1,129 @@
+//! Memory of a device, and tensors in it.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+
+use super::driver::sys;
+use super::stream::Stream;
+use crate::error::Result;
+use crate::tensor::{Device, Shape, check_count};
+
+/// Elements in the memory of a device, freed in the order of their stream.
+pub struct Buffer<T> {
+    pub(super) address: sys::CUdeviceptr,
+    pub(super) len: usize,
+    pub(super) stream: Arc<Stream>,
+    pub(super) holds: PhantomData<T>,
+}
+
+impl<T: Pod> Buffer<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// # Errors
+    /// `Shape` when `dims` has another number of elements.
+    pub fn view(&self, dims: &[usize]) -> Result<View<'_, T>> {
+        let shape = Shape::new(dims);
+        check_count("data", shape, self.len)?;
+        Ok(View { place: self.place(), shape, lent: PhantomData })
+    }
+
+    /// # Errors
+    /// As `view`.
+    pub fn view_mut(&mut self, dims: &[usize]) -> Result<ViewMut<'_, T>> {
+        let shape = Shape::new(dims);
+        check_count("data", shape, self.len)?;
+        Ok(ViewMut { place: self.place(), shape, lent: PhantomData })
+    }
+
+    /// A copy on the host, after all that the stream was asked for.
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn download(&self) -> Result<Vec<T>> {
+        let mut data = vec![T::zeroed(); self.len];
+        self.stream.download(&mut data, self)?;
+        Ok(data)
+    }
+
+    fn place(&self) -> Place {
+        Place { address: self.address, stream: self.stream.handle.addr(), ordinal: self.stream.device.ordinal }
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.address != 0 && self.stream.device.bind().is_ok() {
+            // SAFETY: allocated in this stream, and all that uses it was asked for earlier in it. An error here is one
+            // of an earlier kernel, which every later call on the device tells too.
+            unsafe { sys::cuMemFreeAsync(self.address, self.stream.handle) };
+        }
+    }
+}
+
+/// Where a tensor lies, and in the order of which stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: sys::CUdeviceptr,
+    pub(super) stream: usize,
+    pub(super) ordinal: usize,
+}
+
+/// A contiguous tensor on a device that kernels may read.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a, T> {
+    pub(super) place: Place,
+    shape: Shape,
+    lent: PhantomData<&'a T>,
+}
+
+/// A contiguous tensor on a device that kernels may write.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    pub(super) place: Place,
+    shape: Shape,
+    lent: PhantomData<&'a mut T>,
+}
+
+impl<T> View<'_, T> {
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub fn device(&self) -> Device {
+        Device::Cuda(self.place.ordinal)
+    }
+
+    /// The tensor from element `start` on, for a kernel that is told how far apart its rows are.
+    pub(super) fn from(mut self, start: usize) -> Self {
+        self.place.address += (start * size_of::<T>()) as u64;
+        self
+    }
+}
+
+impl<T> ViewMut<'_, T> {
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub fn device(&self) -> Device {
+        Device::Cuda(self.place.ordinal)
+    }
+
+    /// The same tensor, lent for a shorter time.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
+        ViewMut { place: self.place, shape: self.shape, lent: PhantomData }
+    }
+
+    /// The same tensor, to be read.
+    pub fn read(&self) -> View<'_, T> {
+        View { place: self.place, shape: self.shape, lent: PhantomData }
+    }
+}

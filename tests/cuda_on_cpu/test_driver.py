@@ -1,0 +1,260 @@
+"""The host code of the device layer, end to end: the library loads a stand-in for NVIDIA's driver, which runs the
+kernels in the emulation. `lc.selftest(device="cuda")` launches all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import llmjp_core as lc
+from cuda_on_cpu import build
+from cuda_on_cpu.emulator import Kernels
+from llmjp_core import _core
+
+COMPILER, TARGETS, OPS, KERNELS = _core.cuda.built()
+pytestmark = pytest.mark.skipif(not OPS, reason=f"this build has no CUDA kernels: {lc.cuda.missing()}")
+
+SELFTEST = "import llmjp_core as lc; lc.selftest(device='cuda')"
+TARGET = "from llmjp_core import _core; print(_core.cuda.target(0, 'rms_norm'))"
+
+
+@pytest.fixture(scope="session")
+def driver() -> Path:
+    return build.driver(build.sources())
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    error: str
+    log: list[str]
+
+    @property
+    def launched(self) -> set[str]:
+        return {line.split()[1] for line in self.log if line.startswith("launch ")}
+
+    def failed_with(self, *texts: str) -> None:
+        """The last line of the traceback is a DeviceError with these texts."""
+        last = self.error.strip().splitlines()[-1]
+        assert self.code == 1 and last.startswith("llmjp_core.errors.DeviceError: "), self.error
+        assert not [text for text in texts if text not in last], last
+
+
+class Runner:
+    def __init__(self, driver: Path, folder: Path) -> None:
+        self.driver, self.log = driver, folder / "log"
+
+    def __call__(self, *arguments: str, **variables: str) -> Done:
+        """Python with the stand-in for a driver: a program, or a module and its arguments."""
+        command = [sys.executable, *(["-c", *arguments] if len(arguments) == 1 else ["-m", *arguments])]
+        path = os.pathsep.join(filter(None, [str(self.driver), os.environ.get("LD_LIBRARY_PATH")]))
+        environment = {**os.environ, "LD_LIBRARY_PATH": path, "CUDA_ON_CPU_LOG": str(self.log), **variables}
+        self.log.unlink(missing_ok=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        log = self.log.read_text().splitlines() if self.log.exists() else []
+        return Done(done.returncode, done.stdout.strip(), done.stderr, log)
+
+
+@pytest.fixture
+def run(driver: Path, tmp_path: Path) -> Runner:
+    return Runner(driver, tmp_path)
+
+
+def test_every_kernel_is_launched_and_right(run: Runner) -> None:
+    done = run("llmjp_core", "selftest", "--device", "cuda", "--verbose")
+    assert done.code == 0, done.out + done.error
+    assert "WRONG" not in done.out and "(cuda:0 (Stand-in 0) sm_90 kernels)" in done.out
+    assert done.launched == set(KERNELS)
+    tested = {line.split()[1].partition(".")[0] for line in done.out.splitlines() if line.startswith("ok ")}
+    assert tested == set(OPS)
+    assert done.log[-1] == "alive 0", "memory of the device was not freed"
+
+
+def test_the_ptx_has_all_of_them_too(run: Runner) -> None:
+    done = run(SELFTEST, LLMJP_CUDA_CODE="ptx")
+    assert done.code == 0, done.error
+    assert {line.split()[1] for line in done.log if line.startswith("module")} == {"compute_80"}
+    assert done.launched == set(KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("variables", "target"),
+    [
+        ({"CUDA_ON_CPU_CAPABILITY": "80"}, "sm_80"),
+        ({"CUDA_ON_CPU_CAPABILITY": "86"}, "sm_86"),
+        ({"CUDA_ON_CPU_CAPABILITY": "87"}, "sm_86"),
+        ({"CUDA_ON_CPU_CAPABILITY": "89"}, "sm_89"),
+        ({"CUDA_ON_CPU_CAPABILITY": "90"}, "sm_90"),
+        ({"CUDA_ON_CPU_CAPABILITY": "120"}, "compute_80"),
+        ({"CUDA_ON_CPU_NO_BINARY": "1"}, "compute_80"),
+        ({"LLMJP_CUDA_CODE": "ptx"}, "compute_80"),
+    ],
+    ids=str,
+)
+def test_the_code_that_fits_is_loaded(run: Runner, variables: dict[str, str], target: str) -> None:
+    done = run(TARGET, **variables)
+    assert done.out == target, done.error
+    assert [line.split()[1] for line in done.log if line.startswith("module")] == [target]
+
+
+@pytest.mark.parametrize(
+    ("variables", "texts"),
+    [
+        ({"CUDA_ON_CPU_DEVICES": "0"}, ["CUDA_ERROR_NO_DEVICE", "CUDA_VISIBLE_DEVICES"]),
+        ({"CUDA_ON_CPU_DRIVER": "11080"}, ["too old", "CUDA 11.8", "12.0 is needed", "driver 525"]),
+        ({"CUDA_ON_CPU_CAPABILITY": "75"}, ["compute capability 7.5", "8.0 (Ampere) or later"]),
+        ({"CUDA_ON_CPU_POOLS": "0"}, ["no pools of memory"]),
+        ({"CUDA_ON_CPU_MEMORY": "6000"}, ["OUT_OF_MEMORY", "of 6000 bytes are free", "make the batch smaller"]),
+        ({"LLMJP_CUDA_CODE": "sass"}, ["LLMJP_CUDA_CODE must be `ptx`", "`sass`"]),
+        (
+            {"CUDA_ON_CPU_CAPABILITY": "120", "CUDA_ON_CPU_NO_PTX": "1"},
+            ["loading the kernels of embedding (compute_80)", "UNSUPPORTED_PTX_VERSION", "newer NVIDIA driver"],
+        ),
+        (
+            {"CUDA_ON_CPU_FAIL": "rms_norm_fwd_f32:701"},
+            ["rms_norm_fwd_f32 of shape [5, 33]", "Stand-in 0", "grid [5, 1], block [32, 1]", "OUT_OF_RESOURCES"],
+        ),
+        (
+            {"CUDA_ON_CPU_FAIL_LATER": "rms_norm_fwd_f32:700"},
+            ["waiting for the kernels", "ILLEGAL_ADDRESS", "CUDA_LAUNCH_BLOCKING=1"],
+        ),
+        (
+            {"CUDA_ON_CPU_FAIL_LATER": "rms_norm_fwd_f32:719", "CUDA_LAUNCH_BLOCKING": "1"},
+            ["launching rms_norm_fwd_f32 of shape [5, 33]", "LAUNCH_FAILED"],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_goes_wrong_is_said(run: Runner, variables: dict[str, str], texts: list[str]) -> None:
+    run(SELFTEST, **variables).failed_with(*texts)
+
+
+def test_without_a_device(run: Runner) -> None:
+    program = "import llmjp_core as lc; print(lc.cuda.is_available(), lc.cuda.device_count(), lc.cuda.missing())"
+    assert run(program, CUDA_ON_CPU_DEVICES="0").out.startswith("False 0 starting the NVIDIA driver: CUDA_ERROR_NO_DEV")
+    done = run("llmjp_core", "selftest", "--device", "cuda", CUDA_ON_CPU_DEVICES="0")
+    assert done.code == 1 and done.error.startswith("llmjp-core selftest: starting the NVIDIA driver"), done.error
+
+
+def test_several_devices(run: Runner) -> None:
+    names = "lc.cuda.device_count(), lc.cuda.get_device_name(), lc.cuda.get_device_name('cuda:1')"
+    done = run(f"import llmjp_core as lc; print(lc.cuda.is_available(), {names})", CUDA_ON_CPU_DEVICES="2")
+    assert done.out == "True 2 Stand-in 0 Stand-in 1"
+    done = run("llmjp_core", "selftest", "--device", "cuda:1", CUDA_ON_CPU_DEVICES="2")
+    assert done.code == 0 and "(cuda:1 (Stand-in 1) sm_90 kernels)" in done.out, done.error
+    run("import llmjp_core as lc; lc.cuda.get_device_name(2)", CUDA_ON_CPU_DEVICES="2").failed_with("there are 2")
+
+
+def test_info_tells_the_devices(run: Runner) -> None:
+    done = run("llmjp_core", "info", "--json", CUDA_ON_CPU_DEVICES="2", CUDA_ON_CPU_CAPABILITY="86")
+    devices = json.loads(done.out)["devices"]
+    assert devices["cuda:1"] == "Stand-in 1 (compute capability 8.6, 0 GiB), kernels for sm_86"
+    assert not [line for line in done.log if line.startswith(("module", "launch"))], "asking must load nothing"
+
+
+def test_a_forked_process_is_told(run: Runner) -> None:
+    program = "import os, llmjp_core as lc; assert lc.cuda.is_available(); os.fork() or lc.selftest(device='cuda')"
+    done = run(program)
+    assert "DeviceError" in done.error and "start it with the method `spawn`" in done.error
+
+
+# Where the grid has to do with the result, and arguments that look alike.
+MISTAKES = [
+    "rms_norm_bwd_f32 grid 4 1",
+    "layer_norm_bwd_f32 grid 4 1",
+    "column_sums_f32 grid 1 1",
+    "column_sums_f32 grid 2 2",
+    "column_sums_f32 block 32 4",
+    "embedding_bwd_f32 grid 9 1",
+    "embedding_order block 128 1",
+    "grad_norm_squares grid 2 1",
+    "rms_norm_fwd_f32 block 48 1",
+    "gated_mlp_fwd_f32 swap 4 5",
+    "rms_norm_fwd_f32 swap 7 8",
+    "rotary_f32 swap 1 2",
+    "rotary_f32 set 10 0",
+    "adamw_f32 set 16 1000",
+    "cross_entropy_f32 swap 6 7",
+    "embedding_fwd_f32 set 2 0",
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_the_host_is_seen(run: Runner, mistake: str) -> None:
+    done = run(SELFTEST, CUDA_ON_CPU_PLANT=mistake)
+    assert "planted" in done.log and done.code == 1, done.out + done.error
+
+
+# Sums do not care.
+SAME = {"add_fwd_f32 swap 1 2"}
+
+
+@pytest.mark.slow
+def test_no_two_arguments_can_change_places(run: Runner, kernels: Kernels) -> None:
+    """Neighbours of one kind, of the kernels in f32 and of those without a dtype."""
+    survivors = set()
+    for kernel in KERNELS:
+        letters = kernels.signature(kernel)
+        for i in range(0 if kernel.endswith("16") else len(letters) - 1):
+            mistake = f"{kernel} swap {i} {i + 1}"
+            if letters[i] == letters[i + 1] and run(SELFTEST, CUDA_ON_CPU_PLANT=mistake).code == 0:
+                survivors.add(mistake)
+    assert survivors == SAME
+
+
+# --- the stand-in itself
+
+STAND_IN = """
+import ctypes, os
+cuda = ctypes.CDLL("libcuda.so.1")
+pool, stream, context, address = (ctypes.c_void_p() for _ in range(4))
+def check(code): assert code == 0, code
+check(cuda.cuInit(0)); check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)); check(cuda.cuCtxSetCurrent(context))
+check(cuda.cuStreamCreate(ctypes.byref(stream), 1))
+wanted = (ctypes.c_int * 22)(1, 0, 1, 0)
+check(cuda.cuMemPoolCreate(ctypes.byref(pool), wanted))
+def alloc(n):
+    check(cuda.cuMemAllocFromPoolAsync(ctypes.byref(address), ctypes.c_size_t(n), pool, stream))
+alloc(8)
+"""
+
+
+def test_nothing_happens_before_it_is_waited_for(run: Runner) -> None:
+    done = run(
+        STAND_IN
+        + """
+out = ctypes.c_uint64(5)
+check(cuda.cuMemsetD8Async(address, 0x77, ctypes.c_size_t(8), stream))
+check(cuda.cuMemcpyDtoHAsync_v2(ctypes.byref(out), address, ctypes.c_size_t(8), stream))
+early = out.value
+check(cuda.cuStreamSynchronize(stream))
+print(hex(early), hex(out.value))
+"""
+    )
+    assert done.out == f"0x{'f' * 16} 0x{'7' * 16}", done.error
+
+
+def test_the_host_cannot_touch_the_devices_memory(run: Runner) -> None:
+    done = run(STAND_IN + "print(ctypes.c_uint64.from_address(address.value).value)")
+    assert done.code == -signal.SIGSEGV and not done.out
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("cuda.cuMemsetD8Async(address, 7, ctypes.c_size_t(9), stream)", 700),
+        ("cuda.cuMemFreeAsync(address, stream), cuda.cuMemsetD8Async(address, 7, ctypes.c_size_t(8), stream)", 700),
+        ("cuda.cuMemFreeAsync(ctypes.c_void_p(address.value + 4), stream)", 1),
+    ],
+)  # fmt: skip
+def test_memory_that_is_not_there_is_refused(run: Runner, call: str, code: int) -> None:
+    done = run(f"{STAND_IN}\n{call}\nprint(cuda.cuStreamSynchronize(stream), cuda.cuStreamSynchronize(stream))")
+    assert done.out == f"{code} {code}", done.error
