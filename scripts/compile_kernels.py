@@ -144,14 +144,19 @@ def all_kernels(products: Path = PRODUCTS) -> dict[str, dict[str, Any]]:
         return {target: {k: v for job in done for k, v in job.result().items()} for target, done in jobs.items()}
 
 
-# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64.
+# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64; a struct as s and its
+# bytes.
 LETTERS = {"u64": "8", "u32": "4", "f32": "f", "f64": "d"}
 
 
 def parameters(ptx: str) -> dict[str, str]:
     """{kernel: a letter for each parameter}."""
-    found = re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)
-    return {name: "".join(LETTERS[kind] for kind in re.findall(r"\.param \.(\w+) ", text)) for name, text in found}
+    one = re.compile(r"\.param \.(?:align \d+ \.b8 \w+\[(\d+)\]|(\w+) )")
+
+    def letters(text: str) -> str:
+        return "".join(f"s{size}" if size else LETTERS[kind] for size, kind in one.findall(text))
+
+    return {name: letters(text) for name, text in re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)}
 
 
 def archive(products: Path) -> bytes:

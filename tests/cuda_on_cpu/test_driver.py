@@ -18,7 +18,9 @@ from cuda_on_cpu import build
 from cuda_on_cpu.emulator import Kernels
 from llmjp_core import _core
 
-COMPILER, TARGETS, OPS, KERNELS = _core.cuda.built()
+COMPILER, TARGETS, *BUILT = _core.cuda.built()
+# Attention has no launches yet.
+OPS, KERNELS = ([name for name in names if not name.startswith("attention")] for names in BUILT)
 pytestmark = pytest.mark.skipif(not OPS, reason=f"this build has no CUDA kernels: {lc.cuda.missing()}")
 
 SELFTEST = "import llmjp_core as lc; lc.selftest(device='cuda')"
