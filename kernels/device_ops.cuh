@@ -11,6 +11,13 @@
 #define SHARED(T, name, extents) __shared__ T name extents
 #endif
 
+// DYNAMIC_SHARED(memory): the shared memory that the launch asks for, in pieces of 16 bytes.
+#ifdef CUDA_ON_CPU
+#define DYNAMIC_SHARED(name) uint4* name = static_cast<uint4*>(cuda_on_cpu::dynamic_shared())
+#else
+#define DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
+#endif
+
 // One access of sizeof(V) bytes. `at` is a multiple of it: else the device traps, and the emulation stops.
 template <typename V> __device__ __forceinline__ V load_whole(const void* at) {
 #ifdef CUDA_ON_CPU
@@ -25,6 +32,46 @@ template <typename V> __device__ __forceinline__ void store_whole(void* at, cons
 #endif
     *static_cast<V*>(at) = value;
 }
+
+// x, of which the compiler knows nothing: what is computed from it is computed here, and not before the loop around,
+// where it would hold registers.
+__device__ __forceinline__ unsigned computed_here(unsigned x) {
+#ifndef CUDA_ON_CPU
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
+// 2ˣ within 2⁻²² of it, results below 2⁻¹²⁶ as 0 (PTX ISA, ex2.approx.ftz): where the result is rounded to 16 bits anyway.
+__device__ __forceinline__ float exp2_approx(float x) {
+#ifdef CUDA_ON_CPU
+    return cuda_on_cpu::exp2_flushed(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// Two numbers rounded to T = __half or __nv_bfloat16, `low` in the lower half.
+template <typename T> __device__ __forceinline__ unsigned pack(float low, float high);
+
+#ifdef CUDA_ON_CPU
+#define PACK(T, name, narrow)                                                        \
+    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) { \
+        return unsigned(narrow(low).bits) | unsigned(narrow(high).bits) << 16;       \
+    }
+#else
+#define PACK(T, name, narrow)                                                        \
+    template <> __device__ __forceinline__ unsigned pack<T>(float low, float high) { \
+        unsigned pair;                                                               \
+        asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)); \
+        return pair;                                                                 \
+    }
+#endif
+PACK(__half, "f16", __float2half_rn)
+PACK(__nv_bfloat16, "bf16", __float2bfloat16_rn)
+#undef PACK
 
 // Tensor cores. A warp holds a matrix of 16-bit numbers in pieces, two neighbours of a row in 32 bits: with
 // g = lane / 4 and c = 2·(lane % 4), piece r of a lane is

@@ -189,8 +189,42 @@ def occupancy(target: str, registers: int, shared: int, threads: int) -> int:
     return round(100 * blocks * threads / THREADS[target])
 
 
+# How the kernels of attention are cut, as in kernels/attention_*.cuh, by bytes of an element and width of a head:
+# warps, blocks of 16 queries a warp, keys; and groups of 16 rows, warps a group, columns.
+WIDTHS = (64, 80, 96, 128, 256)
+FORWARD = {
+    (2, 64): (4, 2, 64), (2, 80): (4, 2, 64), (2, 96): (4, 2, 32), (2, 128): (4, 2, 32), (2, 256): (4, 1, 32),
+    (4, 64): (4, 1, 32), (4, 80): (4, 1, 32), (4, 96): (4, 1, 32), (4, 128): (4, 1, 32), (4, 256): (2, 1, 16),
+}  # fmt: skip
+BACKWARD = {
+    (2, 64): (4, 1, 64), (2, 80): (4, 1, 32), (2, 96): (4, 1, 32), (2, 128): (8, 1, 32), (2, 256): (2, 2, 32),
+    (4, 64): (4, 1, 16), (4, 80): (4, 1, 16), (4, 96): (4, 1, 16), (4, 128): (2, 2, 16), (4, 256): (1, 4, 8),
+}  # fmt: skip
+
+
+def attention(kernel: str) -> tuple[int, int, int] | None:
+    """(rows, decoding: heads, of a block, threads, dynamic shared memory) of a kernel of attention on tiles."""
+    match = re.fullmatch(r"attention_(fwd|bwd_kv|bwd_q|decode)_(f32|f16|bf16)_d(\d+)", kernel)
+    if not match:
+        return None
+    size, width = 4 if match[2] == "f32" else 2, int(match[3])
+    lent = 64 if size == 4 else 0  # bytes a column and warp: f32 passes 16 rows of p from lane to lane
+    if match[1] == "decode":
+        heads, keys = 8, 32
+        return heads, 128, 2 * keys * width * size + 4 * heads * (width + keys + 1)
+    if match[1] == "fwd":
+        warps, blocks, keys = FORWARD[size, width]
+        rows = 16 * blocks * warps
+        return rows, 32 * warps, (rows + 2 * keys) * width * size + lent * keys * blocks * warps
+    groups, split, columns = BACKWARD[size, width]
+    warps, queries = groups * split, 16 * columns if match[1] == "bwd_kv" else 0  # lse and delta, two stages
+    return 16 * groups, 32 * warps, (32 * groups + 4 * columns) * width * size + lent * columns * warps + queries
+
+
 def threads_of(kernel: str) -> int:
     """The block that the host is to launch."""
+    if tiles := attention(kernel):
+        return tiles[1]
     if kernel.startswith(("rms_norm", "layer_norm", "cross_entropy")):
         return 512
     return 256
@@ -201,7 +235,8 @@ def budgets(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     result = {}
     for kernel in sorted(table[CUBINS[0]]):
         registers = max(table[target][kernel]["registers"] for target in CUBINS)
-        shared = max(table[target][kernel]["shared"] for target in CUBINS)
+        tiles = attention(kernel)
+        shared = max(table[target][kernel]["shared"] for target in CUBINS) + (tiles[2] if tiles else 0)
         threads = threads_of(kernel)
         filled = {target: occupancy(target, registers, shared, threads) for target in CUBINS}
         result[kernel] = {"threads": threads, "registers": registers, "shared": shared, "occupancy": filled}

@@ -45,8 +45,8 @@ OPS = {
     "linear", "linear_cross_entropy", "rms_norm", "rotary",
 }  # fmt: skip
 
-# Ops that are products of matrices and another op, and those whose kernel is not written yet.
-WITHOUT_KERNEL = {"linear", "linear_cross_entropy", "attention"}
+# Ops that are products of matrices and another op.
+WITHOUT_KERNEL = {"linear", "linear_cross_entropy"}
 # Kernels that are a part of several ops.
 PARTS = {"add", "cast", "column_sums"}
 

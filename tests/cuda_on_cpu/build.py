@@ -31,7 +31,7 @@ VARIANTS = {
     "checked": ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"],
     "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
-RUNTIME = ["runtime.cpp", "checker.cpp"]
+RUNTIME = ["runtime.cpp", "checker.cpp", "matrices.cpp"]
 
 
 class BuildError(Exception):

@@ -17,6 +17,8 @@
 
 using std::isfinite;
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
 
 struct uint3 {
     unsigned x, y, z;
@@ -54,8 +56,9 @@ void expect_aligned(const void* at, size_t alignment);
 // Tells the checker of an access that cannot race with others of its kind.
 void atomic_access(const void* at, size_t bytes);
 
-// Every lane's `bytes` at `mine`, in the order of the lanes; all lanes take part.
-void gather(const void* mine, void* all, size_t bytes, Place place);
+// Every lane's `bytes` at `mine` (at most 64), in the order of the lanes; all lanes take part. Stays until all lanes
+// have come to the next one.
+const void* gather(const void* mine, size_t bytes, Place place);
 
 void load_matrices(unsigned (&pieces)[4], const void* row, bool transposed, Place place);
 
@@ -64,23 +67,31 @@ void copy_async(void* shared, const void* global, bool valid);
 void commit_copies();
 void wait_copies(unsigned groups);
 
-struct Pieces {
-    unsigned a[4], b[2];
+// 2ˣ, results below the smallest normal number as 0.
+inline float exp2_flushed(float x) {
+    float y = std::exp2(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
+// A lane's fragments, wide: element 2·r + k of 32-bit piece r is its half k.
+struct Fragments {
+    float a[8], b[4];
 };
 
-// The lane's part of c += a·b. Products and sums in f32, one after the other.
+// The lane's part of c += a·b. Products are exact in f32; sums in f32, one after the other. All memory is the lanes' own.
 template <typename F>
-void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], F widen, Place place) {
-    Pieces mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
-    gather(&mine, all, sizeof(mine), place);
+__attribute__((no_sanitize_thread)) void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                                      F widen, Place place) {
+    Fragments mine;
+    for (int i = 0; i < 8; i++) mine.a[i] = widen(a[i / 2] >> i % 2 * 16 & 0xffff);
+    for (int i = 0; i < 4; i++) mine.b[i] = widen(b[i / 2] >> i % 2 * 16 & 0xffff);
+    auto all = static_cast<const Fragments*>(gather(&mine, sizeof(mine), place));
     int g = lane() / 4, column = lane() % 4 * 2;
-    for (int r = 0; r < 4; r++) {
+    for (int r = 0; r < 4; r++)
         for (int k = 0; k < 16; k++) {
-            const Pieces &left = all[g * 4 + k % 8 / 2], &right = all[(column + r % 2) * 4 + k % 8 / 2];
-            unsigned x = left.a[r / 2 + k / 8 * 2] >> k % 2 * 16, y = right.b[k / 8] >> k % 2 * 16;
-            c[r] = std::fma(widen(x & 0xffff), widen(y & 0xffff), c[r]);
+            const Fragments &left = all[g * 4 + k % 8 / 2], &right = all[(column + r % 2) * 4 + k % 8 / 2];
+            c[r] += left.a[(r / 2 + k / 8 * 2) * 2 + k % 2] * right.b[k / 8 * 2 + k % 2];
         }
-    }
 }
 
 template <typename T> T shuffle(unsigned mask, T value, int source, Place place) {

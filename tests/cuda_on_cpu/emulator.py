@@ -70,12 +70,21 @@ class Kernels:
         self.path, self.suffix = path, suffix
         self._library = ctypes.CDLL(str(path))
         self._library.cuda_on_cpu_signature.restype = ctypes.c_char_p
+        self._library.cuda_on_cpu_struct_bytes.restype = ctypes.c_size_t
+        self._library.cuda_on_cpu_bank_conflicts.restype = ctypes.c_size_t
+
+    def __contains__(self, kernel: str) -> bool:
+        return self._library.cuda_on_cpu_signature(kernel.encode()) is not None
 
     def signature(self, kernel: str) -> str:
         letters = self._library.cuda_on_cpu_signature(kernel.encode())
         if letters is None:
             raise KernelError(f"no kernel {kernel} in {self.path}")
         return str(letters.decode())
+
+    def bank_conflicts(self) -> int:
+        """How often load_matrices has read a bank twice at once since the last call."""
+        return int(self._library.cuda_on_cpu_bank_conflicts())
 
     def launch(
         self,
@@ -86,7 +95,7 @@ class Kernels:
         shared: int = 0,
         seed: int = 0,
     ) -> None:
-        """Arguments: Memory, None for a null pointer, numbers."""
+        """Arguments: Memory, None for a null pointer, numbers, structs of ctypes."""
         signature = self.signature(kernel)
         if len(signature) != len(arguments):
             raise TypeError(f"{kernel} takes {len(signature)} arguments, got {len(arguments)}")
@@ -99,7 +108,10 @@ class Kernels:
                 assert tensor.is_contiguous()
                 buffers.append(_Buffer(tensor.data_ptr(), tensor.nbytes, argument.kind))
                 argument = tensor.data_ptr()
-            values.append(C_TYPES[letter](argument))
+            values.append(argument if letter == "s" else C_TYPES[letter](argument))
+        structs = sum(ctypes.sizeof(value) for value in values if isinstance(value, ctypes.Structure))
+        if structs != self._library.cuda_on_cpu_struct_bytes(kernel.encode()):
+            raise TypeError(f"{kernel}: a struct of {structs} bytes does not fit")
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
         message = ctypes.create_string_buffer(1000)
         failed = self._library.cuda_on_cpu_launch(

@@ -35,6 +35,24 @@ PROBE probe_load_matrices_early(unsigned* out, const unsigned short* in) {
 MULTIPLY(f16, __half)
 MULTIPLY(bf16, __nv_bfloat16)
 
+// out (threads): 2ˣ;  halves, brains (threads): x and its negative.
+PROBE probe_numbers(float* out, unsigned* halves, unsigned* brains, const float* in) {
+    float x = in[threadIdx.x];
+    out[threadIdx.x] = exp2_approx(x);
+    halves[threadIdx.x] = pack<__half>(x, -x);
+    brains[threadIdx.x] = pack<__nv_bfloat16>(x, -x);
+}
+
+PROBE probe_computed_here(unsigned* out) { out[threadIdx.x] = computed_here(threadIdx.x) + 1; }
+
+// With all shared memory that the launch asks for: each thread's place is the last's.
+PROBE probe_dynamic_shared(unsigned* out) {
+    DYNAMIC_SHARED(memory);
+    memory[threadIdx.x].x = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = memory[blockDim.x - 1 - threadIdx.x].x;
+}
+
 // Half of the warp stays away.
 PROBE probe_multiply_divergent(float* c) {
     unsigned left[4] = {}, right[2] = {};

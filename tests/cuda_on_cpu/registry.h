@@ -11,6 +11,7 @@ namespace cuda_on_cpu {
 struct Entry {
     const char* name;
     const char* signature;
+    size_t struct_bytes;  // of all parameters that are structs
     void (*call)(void** args);
     Entry* next;
 };
@@ -24,13 +25,16 @@ template <typename T> constexpr char letter() {
     if (std::is_same<T, double>::value) return 'd';
     if (std::is_same<T, int>::value) return 'i';
     if (std::is_same<T, unsigned>::value) return 'u';
-    static_assert(std::is_pointer<T>::value || sizeof(T) == 8 || sizeof(T) == 4, "a parameter of 4 or 8 bytes");
+    if (std::is_class<T>::value) return 's';
+    static_assert(std::is_class<T>::value || std::is_pointer<T>::value || sizeof(T) == 8 || sizeof(T) == 4,
+                  "a parameter of 4 or 8 bytes");
     return 'z';
 }
 
 template <typename F> struct Unpack;
 template <typename... A> struct Unpack<void (*)(A...)> {
     static constexpr char signature[] = {letter<A>()..., 0};
+    static constexpr size_t struct_bytes = (size_t(0) + ... + (std::is_class<A>::value ? sizeof(A) : 0));
     // The arguments lie in memory of the launch, not of the kernel.
     template <void (*F)(A...), size_t... I>
     __attribute__((no_sanitize_thread)) static void call_with(void** args, std::index_sequence<I...>) {
@@ -43,7 +47,8 @@ template <typename... A> struct Unpack<void (*)(A...)> {
 
 struct Adder {
     Entry entry;
-    Adder(const char* name, const char* signature, void (*call)(void**)) : entry{name, signature, call, nullptr} {
+    Adder(const char* name, const char* signature, size_t struct_bytes, void (*call)(void**))
+        : entry{name, signature, struct_bytes, call, nullptr} {
         add_entry(&entry);
     }
 };
@@ -52,4 +57,5 @@ struct Adder {
 
 #define ENTRY(kernel)                                                                                    \
     static cuda_on_cpu::Adder adder_##kernel(#kernel, cuda_on_cpu::Unpack<decltype(&kernel)>::signature, \
+                                             cuda_on_cpu::Unpack<decltype(&kernel)>::struct_bytes,       \
                                              cuda_on_cpu::Unpack<decltype(&kernel)>::call<&kernel>);

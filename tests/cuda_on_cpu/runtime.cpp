@@ -48,7 +48,6 @@ struct Fiber {
     uint64_t value, result;
     int source;
     const void* mine;
-    void* all;
     size_t bytes;
     std::vector<Copy> copies;
     unsigned group;
@@ -56,6 +55,7 @@ struct Fiber {
 
 struct Warp {
     uint16_t time;
+    alignas(16) char gathered[32 * 64];
 };
 
 Fiber fibers[MAX_THREADS];
@@ -233,7 +233,7 @@ void run_block(unsigned number) {
     blockIdx = split(number, gridDim);
     block_time = 0;
     done = 0;
-    memset(warps, 0, sizeof(warps));
+    for (Warp& warp : warps) warp.time = 0;
     // 0xff bytes: NaN in every float type, -1 in integers.
     memset(static_memory, 0xff, sizeof(static_memory));
     if (!dynamic_memory.empty()) memset(dynamic_memory.data(), 0xff, dynamic_memory.size());
@@ -330,8 +330,7 @@ void finish(unsigned first, unsigned mask) {
         Fiber& f = warp[l];
         f.result = f.value;
         if (f.kind == SHUFFLE && f.source >= 0) f.result = warp[f.source].value;
-        if (f.kind == MATRIX)
-            for (int k = 0; k < 32; k++) memcpy(static_cast<char*>(f.all) + k * f.bytes, warp[k].mine, f.bytes);
+        if (f.kind == MATRIX) memcpy(warps[first / 32].gathered + l * f.bytes, f.mine, f.bytes);
         if (f.kind == BALLOT) {
             f.result = 0;
             for (int k = 0; k < 32; k++)
@@ -347,8 +346,8 @@ void expect_same(unsigned other, const Fiber& f) {
     const Fiber& o = fibers[other];
     bool wrong = o.state == DONE || o.state == AT_BARRIER;
     if (o.state == IN_COLLECTIVE)
-        wrong =
-            o.kind != f.kind || o.mask != f.mask || o.place.line != f.place.line || strcmp(o.place.file, f.place.file);
+        wrong = o.kind != f.kind || o.mask != f.mask || o.place.line != f.place.line ||
+                (o.place.file != f.place.file && strcmp(o.place.file, f.place.file));
     if (wrong) fail("divergence: block " + text(blockIdx) + ": " + waiting(current) + ", where " + waiting(other));
 }
 
@@ -376,27 +375,11 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source, 
     return f.result;
 }
 
-void gather(const void* mine, void* all, size_t bytes, Place place) {
+const void* gather(const void* mine, size_t bytes, Place place) {
     Fiber& f = fibers[current];
-    f.mine = mine, f.all = all, f.bytes = bytes;
+    f.mine = mine, f.bytes = bytes;
     collective(MATRIX, 0xffffffffu, 0, -1, place);
-}
-
-// Each lane reads what it gets, so that a race names the right one.
-void load_matrices(unsigned (&pieces)[4], const void* row, bool transposed, Place place) {
-    expect_aligned(row, 16);
-    const uint16_t* rows[32];
-    gather(&row, rows, sizeof(row), place);
-    int g = lane() / 4, c = lane() % 4 * 2;
-    for (int r = 0; r < 4; r++) {
-        unsigned value[2];
-        for (int k = 0; k < 2; k++) {
-            const uint16_t* at = transposed ? rows[8 * r + c + k] + g : rows[8 * r + g] + c + k;
-            read_access(at, 2);
-            value[k] = *at;
-        }
-        pieces[r] = value[0] | value[1] << 16;
-    }
+    return warps[current / 32].gathered;
 }
 
 void copy_async(void* shared, const void* global, bool valid) {
@@ -485,8 +468,13 @@ extern "C" __attribute__((visibility("default"))) int cuda_on_cpu_launch(const c
     return error.empty() ? 0 : 1;
 }
 
-// One letter a parameter: p pointer, f float, d double, i int, u unsigned, z size_t or another 8 bytes.
+// One letter a parameter: p pointer, f float, d double, i int, u unsigned, s struct, z size_t or another 8 bytes.
 extern "C" __attribute__((visibility("default"))) const char* cuda_on_cpu_signature(const char* kernel) {
     const Entry* e = find_entry(kernel);
     return e ? e->signature : nullptr;
+}
+
+extern "C" __attribute__((visibility("default"))) size_t cuda_on_cpu_struct_bytes(const char* kernel) {
+    const Entry* e = find_entry(kernel);
+    return e ? e->struct_bytes : 0;
 }

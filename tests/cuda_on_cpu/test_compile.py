@@ -73,7 +73,18 @@ def test_occupancies_follow_from_the_budgets() -> None:
         assert b["threads"] == script.threads_of(kernel)
         for target in script.CUBINS:
             filled = script.occupancy(target, b["registers"], b["shared"], b["threads"])
-            assert filled == b["occupancy"][target] and filled >= 25, (kernel, target)
+            least = 1 if script.attention(kernel) else 25
+            assert filled == b["occupancy"][target] and filled >= least, (kernel, target)
+
+
+def test_attention_fills_the_tensor_cores() -> None:
+    """Its warps hold their sums in registers and have work of their own to hide waits with: few are enough. Two blocks
+    of four or one of eight give each of the four tensor cores of a multiprocessor two warps."""
+    for kernel, b in json.loads(script.BUDGETS.read_text()).items():
+        if script.attention(kernel) and not re.search("f32|d256|decode", kernel):
+            for target in ("sm_80", "sm_90"):
+                warps = b["occupancy"][target] * script.THREADS[target] / 100 / 32
+                assert warps >= 7.5, (kernel, target)  # percents are rounded
 
 
 @pytest.mark.parametrize(
@@ -119,22 +130,54 @@ def disassembler() -> str | None:
     return str(found) if found and found.is_file() else shutil.which("nvdisasm")
 
 
-# Kernels that move no vectors: sums down the columns, 32 neighbours to a warp; counting.
-WITHOUT_VECTORS = {"column_sums", "embedding_order", "grad_norm_scale"}
+# Kernels that move no vectors: sums down the columns, 32 neighbours to a warp; counting; a few rows of f32.
+WITHOUT_VECTORS = {"attention_combine", "attention_spans", "column_sums", "embedding_order", "grad_norm_scale"}
 
 
-def test_memory_is_moved_by_16_bytes(table: dict[str, dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def sass(table: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The machine code of each kernel for sm_80."""
     program = disassembler()
     if program is None:
         pytest.skip("no nvdisasm: neither triton nor CUDA's tools are installed")
-    loads: dict[str, int] = {}
-    for cubin in script.PRODUCTS.glob("*.sm_80.cubin"):
-        if cubin.name.split(".")[0] not in sources():
-            continue
+    found: dict[str, str] = {}
+    for op in sources():
+        cubin = script.PRODUCTS / f"{op}.sm_80.cubin"
         text = subprocess.run([program, str(cubin)], capture_output=True, text=True, check=True).stdout
         for part in text.split("\t.section\t.text.")[1:]:
             name = re.match(r"\w+", part)
             assert name
-            loads[name[0]] = len(re.findall(r"\bLDG\.E(?:\.\w+)*\.128\b", part))
-    assert loads.keys() == table["sm_80"].keys()
+            found[name[0]] = part
+    assert found.keys() == table["sm_80"].keys()
+    return found
+
+
+def count(code: str, instruction: str) -> int:
+    return len(re.findall(rf"\b{instruction}\b", code))
+
+
+def test_memory_is_moved_by_16_bytes(sass: dict[str, str]) -> None:
+    loads = {k: count(code, r"(?:LDG|LDGSTS)\.E(?:\.\w+)*\.128") for k, code in sass.items()}
     assert {k for k, n in loads.items() if n == 0} == {k for k in loads if k.startswith(tuple(WITHOUT_VECTORS))}
+
+
+def test_attention_multiplies_on_tensor_cores(sass: dict[str, str]) -> None:
+    """Each tile's products as often as they are counted by hand: an HMMA is 16·8·16, an LDSM brings 16 rows by 16."""
+    for kernel, code in sass.items():
+        tiles = script.attention(kernel)
+        if not tiles:
+            continue
+        size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[1])
+        multiply, load = count(code, r"HMMA\.16816\.F32(?:\.BF16)?"), count(code, r"LDSM\.16\.M\w*88\.4")
+        assert count(code, r"LDGSTS\.E\.BYPASS\.128") > 0 and count(code, r"LDG\.E\.\w*\.?128") == 0, kernel
+        if size == 4 or "decode" in kernel:
+            assert multiply == load == 0 and count(code, "FFMA") > 100, kernel
+        elif kernel.startswith("attention_fwd"):
+            _, blocks, keys = script.FORWARD[size, width]
+            assert multiply == 2 * blocks * keys * width // 128, kernel
+            assert load == width // 16 * blocks + 2 * keys * width // 256, kernel
+        else:
+            _, split, columns = script.BACKWARD[size, width]
+            results = 2 if "bwd_kv" in kernel else 1
+            assert multiply == (2 + results / split) * columns * width / 128, kernel
+            assert load == 2 * width // 16 + (2 + results / split) * columns * width / 256, kernel

@@ -12,6 +12,7 @@ from parity import randn
 
 from cuda_on_cpu import (
     test_adamw,
+    test_attention,
     test_column_sums,
     test_cross_entropy,
     test_embedding,
@@ -35,6 +36,7 @@ CHECKS: dict[str, Callable[[Kernels], None]] = {
     "embedding": lambda k: test_embedding.check(k, (1500, 300, 40), "bfloat16"),
     "adamw": lambda k: test_adamw.check(k, [(9_001, 0.1), (2, 0.0), (2_997, 0.1)], "bfloat16"),
     "grad_norm": lambda k: test_grad_norm.check_norm(k, (200_001, 512, 24), 1.0),
+    "attention": lambda k: test_attention.check(k, test_attention.Case(1, 260, 2, 1, 128, left=200), "bfloat16", False),
     "column_sums": lambda k: test_column_sums.check(k, (3000, 40, 16), "bfloat16"),
 }
 
@@ -85,17 +87,53 @@ def check_far_table(kernels: Kernels) -> None:
     assert torch.equal(y[0], table[last * d :])
 
 
-@pytest.mark.parametrize("check", [check_far_rows, check_far_heads, check_far_table])
+def check_far_attention(kernels: Kernels) -> None:
+    """Two tokens far apart, against the same two side by side."""
+    x, dout = randn(2, 192, dtype="float16"), randn(2 * 64, dtype="float16", seed=1)
+
+    def run(row: int) -> list[torch.Tensor]:
+        qkv, dqkv, out, lse = sparse(row + 192), sparse(row + 192), poison(2 * 64, dtype=x.dtype), poison(1, 1, 2)
+        qkv[:192], qkv[row:] = x
+        far, near = test_attention.Heads(0, row, 0), test_attention.Heads(0, 64, 0)
+        problem = test_attention.Problem(far, far, far, near, near, far, far, far, 1, 1, 64, 2, -1, 0, 0.125)
+        delta, operands = torch.zeros(1, 1, 2), [In(qkv[at:]) for at in (0, 64, 128)]
+        dq, dk, dv = (Out(dqkv[at:]) for at in (0, 64, 128))
+        saved = [In(dout), *operands, In(lse), In(delta), None, problem]
+        for kernel, arguments in {
+            "attention_fwd_f16_d64": [Out(out), Out(lse), *operands, None, problem],
+            "attention_bwd_kv_f16_d64": [dk, dv, *saved],
+            "attention_bwd_q_f16_d64": [dq, *saved],
+        }.items():
+            tiles = test_attention.script.attention(kernel)
+            kernels.launch(kernel, 1, tiles[1], *arguments, shared=tiles[2])
+        return [out, lse, dqkv[:192].clone(), dqkv[row:].clone()]
+
+    near, far = run(192), run(FAR)
+    assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True)) and far[3].abs().min() > 0
+
+
+@pytest.mark.parametrize("check", [check_far_rows, check_far_heads, check_far_table, check_far_attention])
 def test_offsets_beyond_32_bits(kernels: Kernels, check: Callable[[Kernels], None]) -> None:
     check(kernels)
 
 
-FAR_CHECKS = {"gated_mlp": check_far_rows, "rotary": check_far_heads, "embedding": check_far_table}
+FAR_CHECKS = {
+    "gated_mlp": check_far_rows,
+    "rotary": check_far_heads,
+    "embedding": check_far_table,
+    "attention": check_far_attention,
+}
 
 
 @mutants(
     Mutant("gated_mlp", "32 bits in an offset", "gate + n * row + i", "gate + unsigned(n * row + i)"),
     Mutant("rotary", "32 bits in a row", "qkv + n * row + offset", "qkv + int(n * row) + offset"),
+    test_attention.Narrow(
+        "attention", "32 bits in a tile", "head + (first + r) * row", "head + (first + r) * int(row)"
+    ),
+    test_attention.Narrow(
+        "attention", "32 bits in a result", "head + (first + r) * row + c", "head + int((first + r) * row) + c"
+    ),
     Mutant("embedding", "32 bits in a table", "table + ids[n] * d + i", "table + ids[n] * int(d) + i"),
 )
 def test_a_mistake_is_seen(mutant: Mutant) -> None:
