@@ -161,7 +161,7 @@ def parameters(ptx: str) -> dict[str, str]:
 
 
 def archive(products: Path) -> bytes:
-    """The images of all that is launched, packed, after a header of JSON and its length in 8 bytes (images.rs reads it)."""
+    """All images that are launched, packed, after a header of JSON and its length in 8 bytes, as images.rs reads it."""
     images: dict[str, dict[str, Any]] = {}
     kernels, packed = {}, b""
     for op in launched():
