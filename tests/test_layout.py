@@ -137,6 +137,8 @@ def test_each_kernel_stands_beside_its_op_and_its_test() -> None:
     assert not {name for name in names if not (ON_CPU / f"test_{name}.py").is_file()}
 
 
+# Kernels whose launches are not written yet; the library does not hold them.
+WITHOUT_LAUNCHES = {"attention"}
 # Kernels whose launches another op asks for.
 ASKED_BY = {"column_sums": "linear"}
 # Kernels that nothing launches yet.
