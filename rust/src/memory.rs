@@ -51,7 +51,9 @@ pub(crate) struct Block {
 }
 
 /// Blocks that nobody uses, the one kept last at the end.
-static KEPT: std::sync::Mutex<Vec<Block>> = std::sync::Mutex::new(Vec::new());
+struct Kept(std::sync::Mutex<Vec<Block>>);
+
+static KEPT: Kept = Kept(std::sync::Mutex::new(Vec::new()));
 
 /// Bytes that are kept at most: what the backward pass of one layer needs again for the next. What the layers before
 /// it have left is the system's meanwhile, so that gradients can have it.
@@ -61,24 +63,33 @@ const MAPPED: usize = 1 << 20;
 /// What sizes are a multiple of, and at least the size of a page.
 const STEP: usize = 1 << 16;
 
-impl Block {
+impl Kept {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Block>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// A kept block, at most a quarter too large, or a new one, for which kept ones go. None where the system has no
     /// memory.
-    pub(crate) fn take(bytes: usize) -> Option<Self> {
+    fn take(&self, bytes: usize) -> Option<Block> {
         let bytes = bytes.max(1).checked_next_multiple_of(STEP)?;
-        if let Some(block) = Self::take_kept(bytes) {
+        if let Some(block) = self.fitting(bytes) {
             return Some(block);
         }
-        Self::let_go_of(bytes);
-        let align = if bytes >= LARGE { 2 << 20 } else { STEP };
-        let layout = std::alloc::Layout::from_size_align(bytes, align).ok()?;
-        let start = if bytes >= MAPPED { map(layout)? } else { allocate(layout)? };
-        Some(Self { start, layout })
+        self.let_go_of(bytes);
+        Block::new(bytes)
+    }
+
+    fn fitting(&self, bytes: usize) -> Option<Block> {
+        let mut kept = self.lock();
+        let fits = |block: &Block| (bytes..=bytes + bytes / 4).contains(&block.layout.size());
+        // Of blocks of one size the one kept last: some of it is in a cache still.
+        let best = (0..kept.len()).rev().filter(|i| fits(&kept[*i])).min_by_key(|i| kept[*i].layout.size())?;
+        Some(kept.remove(best))
     }
 
     /// The blocks that have been kept longest, until `bytes` are free.
-    fn let_go_of(bytes: usize) {
-        let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn let_go_of(&self, bytes: usize) {
+        let mut kept = self.lock();
         let mut free = 0;
         let gone = kept.iter().take_while(|block| {
             let more = free < bytes;
@@ -86,17 +97,46 @@ impl Block {
             more
         });
         let gone = gone.count();
-        let gone: Vec<Self> = kept.drain(..gone).collect();
+        let gone: Vec<Block> = kept.drain(..gone).collect();
         drop(kept);
         drop(gone);
     }
 
-    fn take_kept(bytes: usize) -> Option<Self> {
-        let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fits = |block: &Self| (bytes..=bytes + bytes / 4).contains(&block.layout.size());
-        // Of blocks of one size the one kept last: some of it is in a cache still.
-        let best = (0..kept.len()).rev().filter(|i| fits(&kept[*i])).min_by_key(|i| kept[*i].layout.size())?;
-        Some(kept.remove(best))
+    /// The blocks that have been kept longest make room.
+    fn keep(&self, block: Block) {
+        let mut kept = self.lock();
+        kept.push(block);
+        let mut room = KEPT_BYTES;
+        let stay = kept.iter().rev().take_while(|block| {
+            let fits = block.layout.size() <= room;
+            room = room.saturating_sub(block.layout.size());
+            fits
+        });
+        let stay = stay.count();
+        let gone = kept.len() - stay;
+        let gone: Vec<Block> = kept.drain(..gone).collect();
+        drop(kept);
+        drop(gone);
+    }
+}
+
+impl Block {
+    /// A block that an earlier user has left, at most a quarter too large, or a new one. None where the system has no
+    /// memory.
+    pub(crate) fn take(bytes: usize) -> Option<Self> {
+        KEPT.take(bytes)
+    }
+
+    pub(crate) fn keep(self) {
+        KEPT.keep(self);
+    }
+
+    /// `bytes` is a multiple of `STEP`.
+    fn new(bytes: usize) -> Option<Self> {
+        let align = if bytes >= LARGE { 2 << 20 } else { STEP };
+        let layout = std::alloc::Layout::from_size_align(bytes, align).ok()?;
+        let start = if bytes >= MAPPED { map(layout)? } else { allocate(layout)? };
+        Some(Self { start, layout })
     }
 
     #[cfg(any(feature = "python", test))]
@@ -110,23 +150,6 @@ impl Block {
         // SAFETY: the block owns so many bytes, aligned to 64 at least, all of which were zero when they were new and
         // any bits of which are a number.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast().as_ptr(), len) }
-    }
-
-    /// The blocks that have been kept longest make room.
-    pub(crate) fn keep(self) {
-        let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        kept.push(self);
-        let mut room = KEPT_BYTES;
-        let stay = kept.iter().rev().take_while(|block| {
-            let fits = block.layout.size() <= room;
-            room = room.saturating_sub(block.layout.size());
-            fits
-        });
-        let stay = stay.count();
-        let gone = kept.len() - stay;
-        let gone: Vec<Self> = kept.drain(..gone).collect();
-        drop(kept);
-        drop(gone);
     }
 }
 
@@ -209,42 +232,42 @@ mod tests {
         }
     }
 
-    /// One test, for all threads share what is kept.
     #[test]
     fn blocks_come_back_and_the_oldest_make_room() {
+        let pool = Kept(std::sync::Mutex::new(Vec::new()));
         let place = |block: &Block| block.start().addr();
-        let sizes = || KEPT.lock().expect("no panic").iter().map(|block| block.layout.size()).collect::<Vec<_>>();
-        let mut block = Block::take(5 << 20).expect("memory");
+        let sizes = || pool.lock().iter().map(|block| block.layout.size()).collect::<Vec<_>>();
+        let mut block = pool.take(5 << 20).expect("memory");
         assert!(block.numbers().len() == 5 << 18 && block.numbers().iter().all(|x| *x == 0.0));
         block.numbers().fill(1.0);
         let first = place(&block);
-        block.keep();
-        let larger = Block::take(7 << 20).expect("memory");
+        pool.keep(block);
+        let larger = pool.take(7 << 20).expect("memory");
         assert!(sizes().is_empty(), "what is too small goes for what is new");
-        larger.keep();
-        let again = Block::take((6 << 20) - 9).expect("memory");
+        pool.keep(larger);
+        let again = pool.take((6 << 20) - 9).expect("memory");
         assert_eq!(again.layout.size(), 7 << 20);
-        again.keep();
+        pool.keep(again);
         for bytes in [5 << 20, 2 << 20, 9 << 10] {
-            let [mut a, b] = [(); 2].map(|()| Block::take(bytes).expect("memory"));
+            let [mut a, b] = [(); 2].map(|()| pool.take(bytes).expect("memory"));
             assert!(place(&a) != place(&b) && place(&a).is_multiple_of(STEP), "{bytes} bytes after {first}");
             a.numbers().fill(1.0);
-            a.keep();
-            b.keep();
+            pool.keep(a);
+            pool.keep(b);
         }
-        KEPT.lock().expect("no panic").clear();
+        pool.lock().clear();
         for bytes in [6, 30, 40, 50] {
-            Block::take(bytes << 20).expect("memory").keep();
+            pool.keep(pool.take(bytes << 20).expect("memory"));
         }
         assert_eq!(sizes(), [50 << 20], "40 has gone for 50");
-        let two = [Block::take(40 << 20).expect("memory"), Block::take(30 << 20).expect("memory")];
+        let two = [pool.take(40 << 20).expect("memory"), pool.take(30 << 20).expect("memory")];
         assert!(sizes().is_empty());
-        two.into_iter().for_each(Block::keep);
+        two.into_iter().for_each(|block| pool.keep(block));
         assert_eq!(sizes(), [40 << 20, 30 << 20]);
-        Block::take(KEPT_BYTES - 1).expect("memory").keep();
+        pool.keep(pool.take(KEPT_BYTES - 1).expect("memory"));
         assert_eq!(sizes(), [KEPT_BYTES]);
-        Block::take(KEPT_BYTES + 1).expect("memory").keep();
+        pool.keep(pool.take(KEPT_BYTES + 1).expect("memory"));
         assert!(sizes().is_empty(), "larger than all that is kept");
-        assert!(Block::take(usize::MAX).is_none() && Block::take(usize::MAX / 2).is_none());
+        assert!(pool.take(usize::MAX).is_none() && pool.take(usize::MAX / 2).is_none());
     }
 }
