@@ -50,6 +50,7 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/train_step.py
 	$(BIN)/python benches/torch_drop_in.py
 	$(BIN)/python benches/torch_ops.py
+	$(BIN)/python benches/matmul.py
 	$(BIN)/python benches/torch_overhead.py
 
 kernels: $(VENV)/.tested  ## what the CUDA kernels need of real GPUs, without one: registers and occupancy of each

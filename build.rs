@@ -16,7 +16,8 @@ fn main() {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    for path in ["kernels", "scripts/compile_kernels.py"] {
+    // Only kernels whose launches stand in rust/src/cuda are put into the library.
+    for path in ["kernels", "rust/src/cuda", "scripts/compile_kernels.py"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for name in ["LLMJP_NO_CUDA", "PYO3_PYTHON"] {

@@ -151,7 +151,10 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["LLMJP_NUM_THREADS"] = str(args.threads)
     told = machine(args)
-    write([row for name in args.shapes for row in measure(name, args.tokens, args.rounds, args.threads)], told)
+    rows: list[dict[str, Any]] = []
+    for name in args.shapes:
+        rows += measure(name, args.tokens, args.rounds, args.threads)
+        write(rows, told)
 
 
 if __name__ == "__main__":

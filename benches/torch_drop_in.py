@@ -67,11 +67,11 @@ def stepper(contender: str, name: str) -> Callable[[], float]:
     def step() -> float:
         ids = next(each)
         loss = call(input_ids=ids, labels=ids, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if contender != "llmjp_core":
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # here, as transformers' Trainer does: no gradients beside activations
         return float(loss.detach())
 
     return step

@@ -114,7 +114,7 @@ FOR_EACH_DTYPE(COMBINE)
                                       const float* delta, const int* spans, attention::Problem p) {                    \
         attention::backward<T, D, false>(dq, nullptr, dout, q, k, v, lse, delta, spans, p);                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(attention::DECODE_THREADS)                                            \
+    extern "C" __global__ void __launch_bounds__(attention::DECODE_THREADS, 1)                                         \
         attention_decode_##name##_d##D(float* partial, float* tops, float* sums, const T* q, const T* k, const T* v,   \
                                        const int* lengths, attention::Decode p) {                                      \
         attention::decode<T, D>(partial, tops, sums, q, k, v, lengths, p);                                             \

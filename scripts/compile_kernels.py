@@ -135,30 +135,41 @@ def ops() -> list[str]:
     return sorted(path.stem for path in KERNELS.glob("*.cu"))
 
 
-def all_kernels(products: Path = PRODUCTS) -> dict[str, dict[str, Any]]:
+def launched() -> list[str]:
+    """Those whose launches are written: the others would lie in the library for nothing."""
+    return [op for op in ops() if (ROOT / f"rust/src/cuda/{op}.rs").is_file()]
+
+
+def all_kernels(products: Path = PRODUCTS, only: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """{target: {kernel: needs}}; the images lie in `products`."""
+    meant = ops() if only is None else only
     products.mkdir(parents=True, exist_ok=True)
     wheel("cuda_nvrtc"), wheel("cuda_runtime"), wheel("cuda_cccl")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {target: [pool.submit(compiled, op, target, products) for op in ops()] for target in (*CUBINS, PTX)}
+        jobs = {target: [pool.submit(compiled, op, target, products) for op in meant] for target in (*CUBINS, PTX)}
         return {target: {k: v for job in done for k, v in job.result().items()} for target, done in jobs.items()}
 
 
-# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64.
+# A parameter of a kernel as one letter: 8 and 4 bytes of an address or a whole number, f32, f64; a struct as s and its
+# bytes.
 LETTERS = {"u64": "8", "u32": "4", "f32": "f", "f64": "d"}
 
 
 def parameters(ptx: str) -> dict[str, str]:
     """{kernel: a letter for each parameter}."""
-    found = re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)
-    return {name: "".join(LETTERS[kind] for kind in re.findall(r"\.param \.(\w+) ", text)) for name, text in found}
+    one = re.compile(r"\.param \.(?:align \d+ \.b8 \w+\[(\d+)\]|(\w+) )")
+
+    def letters(text: str) -> str:
+        return "".join(f"s{size}" if size else LETTERS[kind] for size, kind in one.findall(text))
+
+    return {name: letters(text) for name, text in re.findall(r"\.visible \.entry (\w+)\((.*?)\)", ptx, re.S)}
 
 
 def archive(products: Path) -> bytes:
-    """All images, packed, after a header of JSON and its length in 8 bytes; rust/src/cuda/images.rs reads it."""
+    """All images that are launched, packed, after a header of JSON and its length in 8 bytes, as images.rs reads it."""
     images: dict[str, dict[str, Any]] = {}
     kernels, packed = {}, b""
-    for op in ops():
+    for op in launched():
         for target in (*CUBINS, PTX):
             code = image(op, target, products).read_bytes()
             small = zlib.compress(code, 9)
@@ -250,7 +261,7 @@ def main() -> None:
     parser.add_argument("--products", type=Path, default=PRODUCTS, help="where images are made and kept")
     arguments = parser.parse_args()
     try:
-        table = all_kernels(arguments.products)
+        table = all_kernels(arguments.products, launched() if arguments.archive else None)
     except NoCompiler as error:
         print(error, file=sys.stderr)
         sys.exit(NO_COMPILER)

@@ -44,7 +44,6 @@ fn ask_for_huge_pages(start: usize, bytes: usize) {
 fn ask_for_huge_pages(_: usize, _: usize) {}
 
 /// Memory for a large result, its content of no meaning; `keep` puts it aside for the next one of about its size.
-#[cfg(any(feature = "python", test))]
 #[derive(Debug)]
 pub(crate) struct Block {
     start: std::ptr::NonNull<u8>,
@@ -52,29 +51,44 @@ pub(crate) struct Block {
 }
 
 /// Blocks that nobody uses, the one kept last at the end.
-#[cfg(any(feature = "python", test))]
 static KEPT: std::sync::Mutex<Vec<Block>> = std::sync::Mutex::new(Vec::new());
 
-/// Bytes that are kept at most.
-#[cfg(any(feature = "python", test))]
-const KEPT_BYTES: usize = 256 << 20;
+/// Bytes that are kept at most: what the backward pass of one layer needs again for the next. What the layers before
+/// it have left is the system's meanwhile, so that gradients can have it.
+const KEPT_BYTES: usize = 96 << 20;
+/// Blocks of so many bytes are mapped.
+const MAPPED: usize = 1 << 20;
+/// What sizes are a multiple of, and at least the size of a page.
+const STEP: usize = 1 << 16;
 
-#[cfg(any(feature = "python", test))]
 impl Block {
-    /// A kept block, at most a quarter too large, or a new one. None where the system has no memory.
+    /// A kept block, at most a quarter too large, or a new one, for which kept ones go. None where the system has no
+    /// memory.
     pub(crate) fn take(bytes: usize) -> Option<Self> {
-        const STEP: usize = 1 << 16;
         let bytes = bytes.max(1).checked_next_multiple_of(STEP)?;
         if let Some(block) = Self::take_kept(bytes) {
             return Some(block);
         }
-        let layout = std::alloc::Layout::from_size_align(bytes, if bytes >= LARGE { 2 << 20 } else { 64 }).ok()?;
-        // SAFETY: the size is not 0.
-        let start = std::ptr::NonNull::new(unsafe { std::alloc::alloc(layout) })?;
-        if bytes >= LARGE {
-            ask_for_huge_pages(start.addr().get(), bytes);
-        }
+        Self::let_go_of(bytes);
+        let align = if bytes >= LARGE { 2 << 20 } else { STEP };
+        let layout = std::alloc::Layout::from_size_align(bytes, align).ok()?;
+        let start = if bytes >= MAPPED { map(layout)? } else { allocate(layout)? };
         Some(Self { start, layout })
+    }
+
+    /// The blocks that have been kept longest, until `bytes` are free.
+    fn let_go_of(bytes: usize) {
+        let mut kept = KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut free = 0;
+        let gone = kept.iter().take_while(|block| {
+            let more = free < bytes;
+            free += block.layout.size();
+            more
+        });
+        let gone = gone.count();
+        let gone: Vec<Self> = kept.drain(..gone).collect();
+        drop(kept);
+        drop(gone);
     }
 
     fn take_kept(bytes: usize) -> Option<Self> {
@@ -85,8 +99,17 @@ impl Block {
         Some(kept.remove(best))
     }
 
+    #[cfg(any(feature = "python", test))]
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.as_ptr()
+    }
+
+    /// All of it, zeros or what an earlier user has left.
+    pub(crate) fn numbers(&mut self) -> &mut [f32] {
+        let len = self.layout.size() / size_of::<f32>();
+        // SAFETY: the block owns so many bytes, aligned to 64 at least, all of which were zero when they were new and
+        // any bits of which are a number.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast().as_ptr(), len) }
     }
 
     /// The blocks that have been kept longest make room.
@@ -107,16 +130,69 @@ impl Block {
     }
 }
 
-#[cfg(any(feature = "python", test))]
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `take` got it with this layout, and nobody else frees it.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+        if self.layout.size() >= MAPPED {
+            unmap(self.start, self.layout);
+        } else {
+            // SAFETY: `allocate` got it with this layout, and nobody else frees it.
+            unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
+        }
     }
 }
 
+/// Zeros from the allocator.
+fn allocate(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
+    // SAFETY: the size of a block is not 0.
+    std::ptr::NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+}
+
+/// Zeros of the system's own, which it has back when they are unmapped. (The C library keeps what it is given back as
+/// soon as it has once freed something as large: pages that nothing uses, between others that something does.)
+#[cfg(target_os = "linux")]
+fn map(layout: std::alloc::Layout) -> Option<std::ptr::NonNull<u8>> {
+    let (bytes, align) = (layout.size(), layout.align());
+    let whole = bytes.checked_add(align)?;
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the system's choice touches nothing that exists.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), whole, access, kind, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return None;
+    }
+    let base = base.cast::<u8>();
+    let before = base.align_offset(align);
+    // SAFETY: `before` is below `align`, so that block and remainder lie inside the mapping; both ends are whole pages
+    // of it, and nobody has seen them.
+    let start = unsafe {
+        let start = base.add(before);
+        if before > 0 {
+            libc::munmap(base.cast(), before);
+        }
+        libc::munmap(start.add(bytes).cast(), align - before);
+        start
+    };
+    if bytes >= LARGE {
+        ask_for_huge_pages(start.addr(), bytes);
+    }
+    std::ptr::NonNull::new(start)
+}
+
+#[cfg(target_os = "linux")]
+fn unmap(start: std::ptr::NonNull<u8>, layout: std::alloc::Layout) {
+    // SAFETY: `map` made this mapping with this layout, and nobody uses it any more.
+    unsafe { libc::munmap(start.as_ptr().cast(), layout.size()) };
+}
+
+#[cfg(not(target_os = "linux"))]
+use self::allocate as map;
+
+#[cfg(not(target_os = "linux"))]
+fn unmap(start: std::ptr::NonNull<u8>, layout: std::alloc::Layout) {
+    // SAFETY: `allocate` got it with this layout, and nobody else frees it.
+    unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+}
+
 // SAFETY: a block owns its memory, as a boxed slice does.
-#[cfg(any(feature = "python", test))]
 unsafe impl Send for Block {}
 
 #[cfg(test)]
@@ -137,20 +213,38 @@ mod tests {
     #[test]
     fn blocks_come_back_and_the_oldest_make_room() {
         let place = |block: &Block| block.start().addr();
-        let block = Block::take(5 << 20).expect("memory");
-        // SAFETY: inside the block, which nobody else has.
-        unsafe { block.start().add((5 << 20) - 1).write(1) };
+        let sizes = || KEPT.lock().expect("no panic").iter().map(|block| block.layout.size()).collect::<Vec<_>>();
+        let mut block = Block::take(5 << 20).expect("memory");
+        assert!(block.numbers().len() == 5 << 18 && block.numbers().iter().all(|x| *x == 0.0));
+        block.numbers().fill(1.0);
         let first = place(&block);
         block.keep();
-        assert_ne!(place(&Block::take(7 << 20).expect("memory")), first, "too small for it");
-        let again = Block::take((5 << 20) - 9).expect("memory");
-        assert_eq!(place(&again), first);
+        let larger = Block::take(7 << 20).expect("memory");
+        assert!(sizes().is_empty(), "what is too small goes for what is new");
+        larger.keep();
+        let again = Block::take((6 << 20) - 9).expect("memory");
+        assert_eq!(again.layout.size(), 7 << 20);
         again.keep();
+        for bytes in [5 << 20, 2 << 20, 9 << 10] {
+            let [mut a, b] = [(); 2].map(|()| Block::take(bytes).expect("memory"));
+            assert!(place(&a) != place(&b) && place(&a).is_multiple_of(STEP), "{bytes} bytes after {first}");
+            a.numbers().fill(1.0);
+            a.keep();
+            b.keep();
+        }
+        KEPT.lock().expect("no panic").clear();
+        for bytes in [6, 30, 40, 50] {
+            Block::take(bytes << 20).expect("memory").keep();
+        }
+        assert_eq!(sizes(), [50 << 20], "40 has gone for 50");
+        let two = [Block::take(40 << 20).expect("memory"), Block::take(30 << 20).expect("memory")];
+        assert!(sizes().is_empty());
+        two.into_iter().for_each(Block::keep);
+        assert_eq!(sizes(), [40 << 20, 30 << 20]);
         Block::take(KEPT_BYTES - 1).expect("memory").keep();
-        let sizes = |kept: &[Block]| kept.iter().map(|block| block.layout.size()).collect::<Vec<_>>();
-        assert_eq!(sizes(&KEPT.lock().expect("no panic")), [KEPT_BYTES]);
+        assert_eq!(sizes(), [KEPT_BYTES]);
         Block::take(KEPT_BYTES + 1).expect("memory").keep();
-        assert!(KEPT.lock().expect("no panic").is_empty(), "larger than all that is kept");
+        assert!(sizes().is_empty(), "larger than all that is kept");
         assert!(Block::take(usize::MAX).is_none() && Block::take(usize::MAX / 2).is_none());
     }
 }

@@ -75,7 +75,7 @@ class Case:
     def grids(self) -> tuple[dict[str, Grid], int]:
         """Of q, k and v, which share one piece of memory, and its size; something is between all heads."""
         step = self.d + self.gap
-        start = 8 if step % 8 == 0 else self.gap
+        start = 8 if step % 8 == 0 or self.heads % 8 == 0 else self.gap
         grids, at = {}, start
         row = start + sum(self.counts.values()) * step
         for name, heads in self.counts.items():
@@ -317,7 +317,8 @@ BATTERY = [
     Case(2, 70, 2, 1, 64, right=30, documents=(3, 0, 60, 20, 57)),
     Case(1, 140, 1, 1, 64),
     Case(1, 20, 1, 1, 256),
-    Case(2, 9, 3, 3, 16, gap=1, apart=True),
+    Case(2, 9, 4, 2, 16, gap=1, apart=True),
+    Case(1, 5, 8, 8, 16, gap=1),  # vectors fit rows and the first head of each operand, but no other
 ]
 
 

@@ -103,6 +103,23 @@ def test_occupancy(target: str, registers: int, shared: int, threads: int, perce
     assert script.occupancy(target, registers, shared, threads) == percent
 
 
+def test_parameters_are_what_the_kernel_takes(nvrtc: Any, tmp_path: Path) -> None:
+    (tmp_path / "k.cu").write_text(
+        "struct Pair { size_t a; int b; };\n"
+        'extern "C" __global__ void k(float* x, Pair p, unsigned n, double d, float f) { x[n] = p.a + p.b + d + f; }\n'
+        'extern "C" __global__ void none() {}\n'
+    )
+    ptx = nvrtc.compile(tmp_path / "k.cu", script.PTX)[0].decode()
+    assert script.parameters(ptx) == {"k": "8s164df", "none": ""}
+
+
+def test_the_archive_knows_every_kernel(table: dict[str, dict[str, Any]]) -> None:
+    packed = script.archive(script.PRODUCTS)
+    header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+    assert header["kernels"].keys() == table[script.PTX].keys()
+    assert header["kernels"]["attention_fwd_f16_d64"]["parameters"] == "888888s224"  # Problem
+
+
 def test_a_mistake_is_told(nvrtc: Any, tmp_path: Path) -> None:
     (tmp_path / "wrong.cu").write_text('extern "C" __global__ void k(float* x) { x[0] = y; }')
     with pytest.raises(script.CompileError, match=r"wrong\.cu for sm_80: (?s:.*)y"):
@@ -167,7 +184,7 @@ def test_attention_multiplies_on_tensor_cores(sass: dict[str, str]) -> None:
         tiles = script.attention(kernel)
         if not tiles:
             continue
-        size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[1])
+        size, width = 4 if "f32" in kernel else 2, int(kernel.rsplit("_d")[-1])
         multiply, load = count(code, r"HMMA\.16816\.F32(?:\.BF16)?"), count(code, r"LDSM\.16\.M\w*88\.4")
         assert count(code, r"LDGSTS\.E\.BYPASS\.128") > 0 and count(code, r"LDG\.E\.\w*\.?128") == 0, kernel
         if size == 4 or "decode" in kernel:

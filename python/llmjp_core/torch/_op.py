@@ -88,11 +88,14 @@ class Op:
         eager_kernel: Kernel | None = None,
         eager_backward: Kernel | None = None,
         alone: Kernel | None = None,
+        tells_wanted: bool = False,
     ) -> None:
-        """`alone` gives the first output only, for calls without gradients."""
+        """`alone` gives the first output only, for calls without gradients. With `tells_wanted` the rule finds which
+        tensors want a gradient at the end of `rest`."""
         self.name, self.kernel, self.names = name, eager_kernel or kernel, tuple(names)
         self.alone = alone or self.kernel
         self.backward_kernel, self.save, self.rule = eager_backward or backward_kernel, save, rule
+        self.tells_wanted = tells_wanted
         _define(name, inputs, outputs, kernel, fake)
         _define(f"{name}_backward", backward_inputs, backward_outputs, backward_kernel, backward_fake)
         self.library = getattr(torch.ops.llmjp_core, name)
@@ -125,6 +128,12 @@ class Op:
         on_cpu(self.name, **dict(zip(self.names, inputs, strict=False)))
         return _first(self.library(*inputs))
 
+    def _rest(self, ctx: Any) -> tuple[Any, ...]:
+        """What `save` kept beside tensors and, for a rule that `tells_wanted`, which tensors want a gradient."""
+        if not self.tells_wanted:
+            return ctx.rest  # type: ignore[no-any-return]
+        return (*ctx.rest, list(ctx.needs_input_grad[: len(self.names)]))
+
     def _register_gradients(self) -> None:
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             tensors, ctx.rest = self.save(inputs, output)
@@ -136,7 +145,7 @@ class Op:
         def backward(ctx: Any, dy: torch.Tensor | None, *_: Any) -> Gradients:
             if dy is None:
                 return (None,) * len(ctx.needs_input_grad)
-            return self.rule(self.backward_library, ctx.saved_tensors, ctx.rest, dy)
+            return self.rule(self.backward_library, ctx.saved_tensors, self._rest(ctx), dy)
 
         def nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             pass
@@ -159,11 +168,11 @@ class Op:
 
             @staticmethod
             def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-                (dy,), saved = gradients, ctx.saved_tensors
+                (dy,), saved, rest = gradients, ctx.saved_tensors, op._rest(ctx)
                 if not torch.is_grad_enabled():
-                    return op.rule(op.backward_kernel, saved, ctx.rest, dy)
+                    return op.rule(op.backward_kernel, saved, rest, dy)
                 with torch.no_grad():
-                    result = op.rule(op.backward_kernel, saved, ctx.rest, dy)
+                    result = op.rule(op.backward_kernel, saved, rest, dy)
                 return _once(op.name, result, (dy, *saved))
 
         Function.__name__ = Function.__qualname__ = op.name

@@ -20,6 +20,8 @@ Tensor = torch.Tensor
 ATTENTION = "llmjp_core"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FALLBACKS = (
+    "decoder_layer: the modules inside one by one, where one of them has hooks, an adapter, a parametrization, or a "
+    "forward or an activation that is not the family's; under autocast, with dropout in training, or as attention says",
     "attention: torch's scaled_dot_product_attention with padding and masks of one's own, with attention dropout in "
     "training, and for tokens after the first of a generation",
     "loss: logits and the model's own loss in evaluation, with output_logits=True, and with logits_to_keep",

@@ -40,6 +40,15 @@ def like(x: Tensor) -> Tensor:
     return torch.empty_like(x)  # torch.empty(x.shape, dtype=x.dtype): 2.3 us, this: 0.9 us
 
 
+def like_rows(x: Tensor, width: int) -> Tensor:
+    """The same for rows of another width."""
+    if x.numel() // (x.shape[-1] or 1) * width >= _LARGE:
+        capsule = _rust.pooled(x, width)
+        if capsule is not None:
+            return from_dlpack(capsule)
+    return x.new_empty((*x.shape[:-1], width))
+
+
 def _fake_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 

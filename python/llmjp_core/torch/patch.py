@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UnsupportedInputError, UnsupportedModelError
-from . import forwards
+from . import forwards, layers
 from .masks import FAMILIES
 from .report import Report
 
@@ -71,7 +71,13 @@ def _causal_lm(module: nn.Module) -> tuple[Forward, str] | str:
     return functools.partial(forwards.causal_lm, names), "linear_cross_entropy"
 
 
+def _layer(module: nn.Module) -> tuple[Forward, str] | str:
+    return layers.obstacle(module) or (layers.decoder_layer, "decoder_layer")
+
+
 RULES: dict[str, Rule] = {
+    **{f"{name}DecoderLayer": _layer for name in _LLAMA_LIKE},
+    "GPTNeoXLayer": _layer,
     **{f"{name}RMSNorm": _rms_norm for name in _LLAMA_LIKE},
     **{f"{name}MLP": _gated_mlp for name in _LLAMA_LIKE},
     **{f"{name}Attention": _attention for name in _LLAMA_LIKE},
@@ -107,6 +113,7 @@ def _bound(forward: Forward, module: nn.Module) -> types.MethodType:
     def replaced(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs)
 
+    layers.mark(replaced)
     return types.MethodType(replaced, module)
 
 

@@ -51,6 +51,11 @@ pub fn backward_input<T: Element>(dx: &mut [T], dy: &[T], w: &[T], n: usize, i: 
     matmul(dx, Mat::new(dy, n, o), Mat::new(w, o, i), None);
 }
 
+/// dx (N, I) += dy (N, O) · w.
+pub fn backward_input_add(dx: &mut [f32], dy: &[f32], w: &[f32], n: usize, i: usize, o: usize) {
+    matmul_add(dx, Mat::new(dy, n, o), Mat::new(w, o, i));
+}
+
 /// dw (O, I) += dyᵀ · x;  dbias (O) += column sums of dy.
 pub fn backward_weight<T: Element>(
     dw: &mut [f32],
@@ -109,6 +114,17 @@ mod tests {
     #[test]
     fn fast_equals_reference() {
         each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn a_gradient_is_added() {
+        let (n, i, o) = (65, 33, 17);
+        let ((dy, exact_dy), (w, exact_w)) = (sample::<f32>(1, n * o), sample::<f32>(2, o * i));
+        let (mut dx, before) = sample::<f32>(3, n * i);
+        backward_input_add(&mut dx, &dy, &w, n, i, o);
+        let (more, ..) = reference::backward(&exact_dy, &vec![0.0; n * i], &exact_w, i);
+        let exact: Vec<f64> = before.iter().zip(&more).map(|(a, b)| a + b).collect();
+        assert_close("dx", &dx, &exact, 16.0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::cross_entropy::row;
 use super::isa::{dispatch, isa};
 use super::matmul::{Mat, matmul, matmul_add};
 use super::parallel::install;
-use super::scratch::with_scratch;
+use super::scratch::with_block;
 use crate::dtype::{DType, Element, bf16};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
@@ -82,7 +82,7 @@ pub fn forward<T: Element>(
     interrupt: Interrupt,
 ) -> Result<()> {
     let size = chunk(v);
-    with_scratch(size.min(targets.len()) * v, |logits| {
+    with_block(size.min(targets.len()) * v, |logits| {
         for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
             interrupt.check()?;
             let n = targets.len();
@@ -109,7 +109,7 @@ pub fn forward_backward<T: Element>(
     interrupt: Interrupt,
 ) -> Result<()> {
     let size = chunk(v);
-    with_scratch(size.min(targets.len()) * v, |logits| {
+    with_block(size.min(targets.len()) * v, |logits| {
         for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
             interrupt.check()?;
             let n = targets.len();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use bytemuck::Zeroable;
 
-use crate::memory::zeros;
+use crate::memory::{Block, zeros};
 
 /// The unit in which buffers are made: no vector that is read at a multiple of its length crosses a line.
 #[derive(Clone, Copy, Zeroable, bytemuck::Pod)]
@@ -39,6 +39,17 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
+/// The same of memory that any large result may have afterwards: for what is made once in a step.
+///
+/// # Panics
+/// Where the system has no memory.
+pub fn with_block<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut block = Block::take(len * size_of::<f32>()).unwrap_or_else(|| panic!("no memory for {len} numbers"));
+    let result = work(&mut block.numbers()[..len]);
+    block.keep();
+    result
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +61,6 @@ mod tests {
         assert_ne!(small, large);
         assert_eq!((place(10), place(17), place(100)), (small, large, large));
         with_scratch(5, |s| assert_eq!((s.len(), s.as_ptr() as usize % 64), (5, 0)));
+        with_block(5, |s| assert_eq!((s.len(), s.as_ptr() as usize % 64), (5, 0)));
     }
 }

@@ -219,6 +219,7 @@ impl Device {
         let kernel = images::kernel(name)?;
         let module = self.module(&kernel.op)?;
         let text = CString::new(name).map_err(|_| Error::Internal(format!("a kernel cannot be called `{name}`")))?;
+        self.bind()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: a loaded module, which is never unloaded; the name ends in 0.
         let answer = unsafe { sys::cuModuleGetFunction(&raw mut handle, module.handle, text.as_ptr()) };

@@ -40,12 +40,16 @@ pub struct Kernel {
 
 fn header() -> Result<&'static Header> {
     static HEADER: OnceLock<Result<Header, String>> = OnceLock::new();
-    let header = HEADER.get_or_init(|| {
-        let (length, rest) = ARCHIVE.split_first_chunk().ok_or("no length")?;
-        let text = rest.get(..u64::from_le_bytes(*length) as usize).ok_or("no header")?;
-        serde_json::from_slice(text).map_err(|error| error.to_string())
-    });
-    header.as_ref().map_err(|error| Error::Internal(format!("the archive of CUDA kernels is damaged: {error}")))
+    HEADER
+        .get_or_init(|| parse(ARCHIVE))
+        .as_ref()
+        .map_err(|error| Error::Internal(format!("the archive of CUDA kernels is damaged: {error}")))
+}
+
+fn parse(archive: &[u8]) -> Result<Header, String> {
+    let (length, rest) = archive.split_first_chunk().ok_or("no length")?;
+    let text = rest.get(..u64::from_le_bytes(*length) as usize).ok_or("no header")?;
+    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 /// Why this library has no kernels, if so.
@@ -137,6 +141,16 @@ mod tests {
         assert_eq!((choice((7, 5)), choice((10, 0)), choice((12, 0))), (None, None, None));
         assert_eq!(ptx_for((12, 0), &among).as_deref(), Some("compute_80"));
         assert_eq!(ptx_for((7, 5), &among), None);
+    }
+
+    /// As build.rs writes it.
+    #[test]
+    fn a_build_without_kernels_says_why() {
+        let text = br#"{"missing": "no compiler"}"#;
+        let archive = [&(text.len() as u64).to_le_bytes()[..], text].concat();
+        let header = parse(&archive).expect("it is whole");
+        assert_eq!((header.missing.as_deref(), header.kernels.len()), (Some("no compiler"), 0));
+        assert!(parse(&archive[..20]).is_err() && parse(b"").is_err());
     }
 
     #[test]

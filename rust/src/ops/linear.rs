@@ -34,6 +34,19 @@ pub fn backward_input<T: Element>(mut dx: ViewMut<T>, dy: View<T>, w: View<T>) -
     Ok(())
 }
 
+/// dx (N, I) += dy (N, O)·w.
+///
+/// # Errors
+/// `Shape`.
+pub fn backward_input_add(mut dx: ViewMut<f32>, dy: View<f32>, w: View<f32>) -> Result<()> {
+    let (n, i, o) = (dy.shape().rows(), w.shape().last(), w.shape().rows());
+    super::expect_some("linear.backward", "w", &[o, i])?;
+    dy.expect("linear.backward", "dy", &[n, o])?;
+    dx.expect("linear.backward", "dx", &[n, i])?;
+    cpu::backward_input_add(dx.data(), dy.data(), w.data(), n, i, o);
+    Ok(())
+}
+
 /// dw (O, I) += dyᵀ·x, dbias (O) += column sums of dy.
 ///
 /// # Errors

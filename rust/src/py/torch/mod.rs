@@ -4,6 +4,7 @@
 //! in them does not matter. Sums of gradients (`dw`, `dbias`) are float32.
 
 mod attention;
+mod decoder_layer;
 mod dlpack;
 mod losses;
 mod optimizer;
@@ -13,6 +14,7 @@ mod tensor;
 use pyo3::prelude::*;
 
 use self::attention::{attention_backward, attention_forward, rotary_into};
+use self::decoder_layer::{add, layer_norm_forward_add, linear_backward_input_add, rms_norm_forward_add};
 use self::losses::{
     cross_entropy_backward, cross_entropy_forward, linear_cross_entropy_forward, linear_cross_entropy_forward_backward,
 };
@@ -60,8 +62,9 @@ fn rms_norm_forward(py: Python<'_>, y: &Any<'_>, rstd: &Any<'_>, x: &Any<'_>, w:
     })
 }
 
-/// dx, dy, x (.., D), dw (D) = Σ over rows.
+/// dx, dy, x (.., D), dw (D) = Σ over rows; dresidual (.., D) is added to dx.
 #[pyfunction]
+#[pyo3(signature = (dx, dw, dy, x, rstd, w, dresidual = None))]
 fn rms_norm_backward(
     py: Python<'_>,
     dx: &Any<'_>,
@@ -70,15 +73,18 @@ fn rms_norm_backward(
     x: &Any<'_>,
     rstd: &Any<'_>,
     w: &Any<'_>,
+    dresidual: Option<&Any<'_>>,
 ) -> PyResult<()> {
-    let read = |name, value| Tensor::read("rms_norm.backward", name, value);
+    let op = "rms_norm.backward";
+    let read = |name, value| Tensor::read(op, name, value);
     let (mut dx, mut dw, dy, x) = (read("dx", dx)?, read("dw", dw)?, read("dy", dy)?, read("input", x)?);
-    let (rstd, w) = (read("rstd", rstd)?, read("weight", w)?);
-    checked(apart(&[&dx, &dw], &[Some(&dy), Some(&x), Some(&rstd), Some(&w)]))?;
+    let (rstd, w, dresidual) = (read("rstd", rstd)?, read("weight", w)?, Tensor::optional(op, "dresidual", dresidual)?);
+    checked(apart(&[&dx, &dw], &[Some(&dy), Some(&x), Some(&rstd), Some(&w), dresidual.as_ref()]))?;
     typed!(x, T => {
         run(py, x.count(), || {
             let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.sums_mut()?, dy.view()?, x.view()?);
-            ops::rms_norm::backward(dx, dw, dy, x, rstd.slice()?, w.row()?, None)
+            let dresidual = dresidual.as_ref().map(Tensor::view).transpose()?;
+            ops::rms_norm::backward(dx, dw, dy, x, rstd.slice()?, w.row()?, dresidual)
         })
     })
 }
@@ -109,9 +115,9 @@ fn layer_norm_forward(
     })
 }
 
-/// dx, dy, x (.., D), dw, dbias (D) = Σ over rows.
+/// dx, dy, x (.., D), dw, dbias (D) = Σ over rows; dresidual (.., D) is added to dx.
 #[pyfunction]
-#[pyo3(signature = (dx, dw, dbias, dy, x, stats, w))]
+#[pyo3(signature = (dx, dw, dbias, dy, x, stats, w, dresidual = None))]
 fn layer_norm_backward(
     py: Python<'_>,
     dx: &Any<'_>,
@@ -121,13 +127,14 @@ fn layer_norm_backward(
     x: &Any<'_>,
     stats: &Any<'_>,
     w: &Any<'_>,
+    dresidual: Option<&Any<'_>>,
 ) -> PyResult<()> {
     let op = "layer_norm.backward";
     let read = |name, value| Tensor::read(op, name, value);
     let (mut dx, mut dw, mut dbias) = (read("dx", dx)?, read("dw", dw)?, Tensor::optional(op, "dbias", dbias)?);
     let (dy, x, w) = (read("dy", dy)?, read("input", x)?, read("weight", w)?);
-    let stats = read("stats", stats)?;
-    let inputs = [Some(&dy), Some(&x), Some(&stats), Some(&w)];
+    let (stats, dresidual) = (read("stats", stats)?, Tensor::optional(op, "dresidual", dresidual)?);
+    let inputs = [Some(&dy), Some(&x), Some(&stats), Some(&w), dresidual.as_ref()];
     checked(apart(&[&dx, &dw], &inputs))?;
     if let Some(dbias) = &dbias {
         checked(apart(&[dbias, &dx, &dw], &inputs))?;
@@ -137,7 +144,8 @@ fn layer_norm_backward(
             let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
             let (dx, dw, dy, x) = (dx.view_mut::<T>()?, dw.sums_mut()?, dy.view()?, x.view()?);
             let (mean, rstd) = stats.halves()?;
-            ops::layer_norm::backward(dx, dw, dbias, dy, x, mean, rstd, w.row()?, None)
+            let dresidual = dresidual.as_ref().map(Tensor::view).transpose()?;
+            ops::layer_norm::backward(dx, dw, dbias, dy, x, mean, rstd, w.row()?, dresidual)
         })
     })
 }
@@ -262,6 +270,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     add!(rms_norm_forward, rms_norm_backward, layer_norm_forward, layer_norm_backward);
     add!(activation_forward, activation_backward, gated_mlp_forward, gated_mlp_backward);
     add!(linear_forward, linear_backward_input, linear_backward_weight);
+    add!(linear_backward_input_add, rms_norm_forward_add, layer_norm_forward_add, add);
     add!(rotary_into, attention_forward, attention_backward);
     add!(cross_entropy_forward, cross_entropy_backward);
     add!(linear_cross_entropy_forward, linear_cross_entropy_forward_backward);

@@ -78,13 +78,19 @@ unsafe extern "C" fn unused(capsule: *mut ffi::PyObject) {
     }
 }
 
-/// A DLPack capsule of shape and dtype of x, contiguous, any numbers in it; None where the system has no memory.
+/// A DLPack capsule of dtype and shape of x, but for the last extent where `width` is given; contiguous, any numbers
+/// in it; None where the system has no memory.
 #[pyfunction]
-pub(super) fn pooled<'py>(py: Python<'py>, x: &Any<'py>) -> PyResult<Option<Any<'py>>> {
+#[pyo3(signature = (x, width = None))]
+pub(super) fn pooled<'py>(py: Python<'py>, x: &Any<'py>, width: Option<u32>) -> PyResult<Option<Any<'py>>> {
     let x = Tensor::read("pooled", "x", x)?;
     let dtype = x.float().map_err(PyError::from)?;
-    let shape = x.dims().iter().map(|dim| *dim as i64).collect();
-    let Some(block) = Block::take(x.count() * dtype.size()) else { return Ok(None) };
+    let mut shape: Vec<i64> = x.dims().iter().map(|dim| *dim as i64).collect();
+    if let (Some(last), Some(width)) = (shape.last_mut(), width) {
+        *last = width.into();
+    }
+    let bytes = shape.iter().try_fold(dtype.size(), |n, dim| n.checked_mul(*dim as usize));
+    let Some(block) = bytes.and_then(Block::take) else { return Ok(None) };
     let held: *mut Held = Box::into_raw(Held::new(block, shape, dtype));
     // SAFETY: the name lives for ever, and `unused` frees what the capsule points to, unless its consumer does.
     let capsule = unsafe { ffi::PyCapsule_New(held.cast(), NAME.as_ptr(), Some(unused)) };
