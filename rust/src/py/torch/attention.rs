@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 
 use super::tensor::{Any, Tensor, apart, typed};
-use super::{checked, run};
+use super::{checked, product_work, run};
 use crate::dtype::Element;
 use crate::error::{Error, Result as CoreResult};
 use crate::ops;
@@ -95,13 +95,10 @@ fn documents(given: Option<&Tensor>, grid: &Grid) -> CoreResult<Option<Vec<Docum
     .map(Some)
 }
 
-/// Multiplications that are worth as much time as an element of the other ops.
-const PER_ELEMENT: usize = 32;
-
 /// What one product of all queries with all keys is worth.
 fn work(queries: &Tensor) -> usize {
     let time = queries.dim(1).min(queries.dim(2)).max(queries.count() / queries.dim(3).max(1));
-    queries.count().saturating_mul(time) / PER_ELEMENT
+    product_work(queries.count(), Some(&time))
 }
 
 /// Queries, keys and values where the products read them. Without key and value: [q | k | v] of each head. Without key:

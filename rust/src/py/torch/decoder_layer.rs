@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 
 use super::tensor::{Any, Tensor, apart, typed};
-use super::{checked, run};
+use super::{checked, product_work, run};
 use crate::ops;
 
 /// dx (.., I) += dy (.., O) · w (O, I), all float32.
@@ -13,7 +13,7 @@ pub(super) fn linear_backward_input_add(py: Python<'_>, dx: &Any<'_>, dy: &Any<'
     let read = |name, value| Tensor::read("linear.backward", name, value);
     let (mut dx, dy, w) = (read("dx", dx)?, read("dy", dy)?, read("weight", w)?);
     checked(apart(&[&dx], &[Some(&dy), Some(&w)]))?;
-    let work = dx.count().saturating_mul(dy.dims().last().copied().unwrap_or(1));
+    let work = product_work(dx.count(), dy.dims().last());
     run(py, work, || ops::linear::backward_input_add(dx.view_mut()?, dy.view()?, w.view()?))
 }
 

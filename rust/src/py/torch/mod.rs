@@ -30,6 +30,14 @@ use crate::ops::activation::Activation;
 /// Elements up to which one thread is done before another has woken.
 const SMALL: usize = 1 << 14;
 
+/// Multiplications that take as long as an element of an op without matrix products.
+const PER_ELEMENT: usize = 32;
+
+/// The work of a product whose results are sums of `inner` products each.
+fn product_work(results: usize, inner: Option<&usize>) -> usize {
+    results.saturating_mul(inner.copied().unwrap_or(1)) / PER_ELEMENT
+}
+
 /// Runs an op without the interpreter; `work` is the number of elements it goes through.
 fn run(py: Python<'_>, work: usize, op: impl FnOnce() -> CoreResult<()> + Send) -> PyResult<()> {
     Ok(py.detach(|| alone(work <= SMALL, op)).map_err(PyError::from)?)
@@ -214,7 +222,7 @@ fn linear_forward(py: Python<'_>, y: &Any<'_>, x: &Any<'_>, w: &Any<'_>, bias: O
     let bias = Tensor::optional(op, "bias", bias)?;
     checked(apart(&[&y], &[Some(&x), Some(&w), bias.as_ref()]))?;
     typed!(x, T => {
-        run(py, y.count().saturating_mul(x.dims().last().copied().unwrap_or(1)), || {
+        run(py, product_work(y.count(), x.dims().last()), || {
             let bias = bias.as_ref().map(Tensor::row).transpose()?;
             ops::linear::forward(y.view_mut::<T>()?, x.view()?, w.view()?, bias)
         })
@@ -228,7 +236,7 @@ fn linear_backward_input(py: Python<'_>, dx: &Any<'_>, dy: &Any<'_>, w: &Any<'_>
     let (mut dx, dy, w) = (read("dx", dx)?, read("dy", dy)?, read("weight", w)?);
     checked(apart(&[&dx], &[Some(&dy), Some(&w)]))?;
     typed!(dy, T => {
-        let work = dx.count().saturating_mul(dy.dims().last().copied().unwrap_or(1));
+        let work = product_work(dx.count(), dy.dims().last());
         run(py, work, || ops::linear::backward_input(dx.view_mut::<T>()?, dy.view()?, w.view()?))
     })
 }
@@ -252,7 +260,7 @@ fn linear_backward_weight(
         checked(apart(&[dbias, &dw], &[Some(&dy), Some(&x)]))?;
     }
     typed!(dy, T => {
-        run(py, dy.count().saturating_mul(x.dims().last().copied().unwrap_or(1)), || {
+        run(py, product_work(dy.count(), x.dims().last()), || {
             let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
             let mut dw = dw.view_mut()?;
             parallel::zero(dw.data());
