@@ -41,7 +41,7 @@ SHAPES: dict[str, list[tuple[int, int]]] = {
     "attention": [SMALL, LONG, LARGE],
     "linear": [SMALL, LONG, LARGE],
     "cross_entropy": [(512, 768)],
-    "linear_cross_entropy": [SMALL, (1024, 2048)],
+    "linear_cross_entropy": [SMALL, (512, 2048)],
 }
 
 

@@ -31,6 +31,11 @@ _FAMILY = {
 }
 
 
+def _family(layer: Any) -> str | None:
+    """Whose layer it is, None: GPT-NeoX's. FSDP2 makes a class of its own from the layer's."""
+    return next((_FAMILY[c.__name__] for c in type(layer).__mro__ if c.__name__ in _FAMILY), None)
+
+
 def mark(forward: Callable[..., Any]) -> None:
     """Says that this `forward` is one of this package, which a layer may pass over."""
     setattr(forward, _OURS, True)
@@ -38,7 +43,7 @@ def mark(forward: Callable[..., Any]) -> None:
 
 def _passed_over(layer: Any) -> Iterator[tuple[str, Any, bool]]:
     """(name, module, whether it has the type that the op stands for) of each module that the op stands for."""
-    family = _FAMILY.get(type(layer).__name__)
+    family = _family(layer)
     attention, parts, norms = (layer.self_attn, _LLAMA_LIKE, "RMSNorm") if family else (layer.attention, _NEOX, None)
     family = family or "GPTNeoX"
     yield "attention", attention, type(attention).__name__ == f"{family}Attention"
@@ -78,7 +83,7 @@ def obstacle(layer: Any) -> str | None:
 def _parts(layer: Any, cos: Tensor, sin: Tensor, sees: masks.Sight) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors of the op but its input, and its settings."""
     norm1, norm2, mlp = layer.input_layernorm, layer.post_attention_layernorm, layer.mlp
-    if type(layer).__name__ in _FAMILY:
+    if _family(layer):
         attention, q_norm, k_norm = layer.self_attn, getattr(layer.self_attn, "q_norm", None), None
         heads: tuple[Any, ...] = (None, None)
         eps: tuple[float, ...] = (1.0, 1.0)
