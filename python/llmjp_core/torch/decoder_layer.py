@@ -4,8 +4,8 @@
 
 Sequential: y = x + Attn(norm1(x)); out = y + MLP(norm2(y)). Parallel: out = x + Attn(norm1(x)) + MLP(norm2(x)).
 The backward pass computes norms and the activation again. Kept are x, what attention reads and gives, y, and what goes
-into the activation. In float32 the products are this package's; in half dtypes
-torch's, which gives the gradients of weights in their own dtype without a float32 copy.
+into the activation. In float32 the products are this package's; in half dtypes torch's, which gives the gradients of
+weights in their own dtype without a float32 copy.
 """
 
 from __future__ import annotations
