@@ -57,6 +57,7 @@ MUTANTS: dict[str, Callable[..., Tensor]] = {
     "attention-causal": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
     "attention-full": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3),
     "rotary": lambda x: ours.rotary(x, *reversed(table(3, 17, 16, x.dtype))),
+    "rotary-interleaved": lambda x: ours.rotary(x, *table(3, 17, 16, x.dtype)),
     "attention-window": lambda q, k, v: ours.scaled_dot_product_attention(q, k, v, scale=0.3, window_size=(-1, 5)),
     "attention-documents": lambda q, k, v: ours.scaled_dot_product_attention(
         q, k, v, scale=0.3, enable_gqa=True, document_ids=(torch.arange(37) >= 21).long()[None]
@@ -286,6 +287,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("bias", lambda: ours.linear_cross_entropy(X, X, T, linear_bias=torch.ones(2)), "linear_bias"),
     ("apart", lambda: ours.linear_cross_entropy(X.clone().requires_grad_(), X, T, reduction="none"), "no gradient"),
     ("interleaved", lambda: ours.rotary(Q, *[torch.arange(8.0).view(1, 2, 4)] * 2), "half"),
+    ("halves", lambda: ours.rotary(Q, *[torch.arange(8.0).view(1, 2, 4)] * 2, interleaved=True), "twice"),
     ("odd", lambda: ours.rotary(Q, *[torch.ones(1, 2, 3)] * 2), "even"),
     ("approximate", lambda: ours.gelu(X, "erf"), "approximate"),
 ]  # fmt: skip

@@ -92,6 +92,18 @@ def test_rotary_is_transformers() -> None:
         torch.testing.assert_close(mine_, theirs_.transpose(1, 2), rtol=1e-6, atol=1e-6)
 
 
+def test_interleaved_rotary_is_that_of_gpt_j() -> None:
+    from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb, create_sinusoidal_positions
+
+    q, k, positions = randn(2, 5, 4, 12, seed=1), randn(2, 5, 2, 12, seed=2), torch.tensor([[3, 4, 5, 6, 7]] * 2)
+    sin, cos = create_sinusoidal_positions(10, 8)[positions].chunk(2, -1)
+    for mine, x in zip(lct.nn.RotaryEmbedding(8, interleaved=True)(q, k, positions), (q, k), strict=True):
+        want = torch.cat([apply_rotary_pos_emb(x[..., :8], sin, cos), x[..., 8:]], -1)
+        torch.testing.assert_close(mine, want, rtol=1e-6, atol=1e-6)
+        halves = lct.nn.RotaryEmbedding(8)(q, k, positions)[0 if x is q else 1]
+        assert (halves - want).abs().max() > 0.1
+
+
 def test_refused() -> None:
     with pytest.raises(UnsupportedInputError, match="even"):
         lct.nn.RotaryEmbedding(5)

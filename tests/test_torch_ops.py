@@ -33,7 +33,7 @@ def arguments() -> dict[str, tuple[Any, ...]]:
         "activation": (leaf(3, 7), "gelu"),
         "gated_mlp": (leaf(3, 7), leaf(3, 7, seed=2), "silu"),
         "linear": (leaf(2, 3, 8), leaf(5, 8, seed=2), leaf(5, seed=3)),
-        "rotary": (leaf(2, 5, 3, 6), cos, sin),
+        "rotary": (leaf(2, 5, 3, 6), cos, sin, False),
         "attention": (
             leaf(1, 5, 4, 6),
             leaf(1, 5, 2, 6, seed=2),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from parity import randn
+from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb
 
 import llmjp_core.torch as lct
 
@@ -182,7 +183,18 @@ def _rotary_cases() -> list[Case]:
             cos, sin = table(batch, t, dims, torch.float32 if x.dtype == torch.float64 else x.dtype)
             return function(x, cos.to(x.dtype), sin.to(x.dtype))
 
+        def neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            return ours.rotary(x, *(t.chunk(2, -1)[0].repeat_interleave(2, -1) for t in (cos, sin)), interleaved=True)
+
+        def gptj(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            n = cos.shape[-1]
+            cos, sin = (t.chunk(2, -1)[0].expand(len(x), -1, -1) for t in (cos, sin))
+            return torch.cat([apply_rotary_pos_emb(x[..., :n], sin, cos), x[..., n:]], -1)
+
         cases.append(Case("rotary", lambda x, f=turn: f(ours.rotary, x), lambda x, f=turn: f(rotate, x), (shape,)))
+        cases.append(
+            Case("rotary-interleaved", lambda x, f=turn: f(neighbours, x), lambda x, f=turn: f(gptj, x), (shape,))
+        )
     return cases
 
 

@@ -19,15 +19,22 @@ def tables(positions: int, ndims: int) -> tuple[torch.Tensor, torch.Tensor]:
     return angles.cos(), angles.sin()
 
 
-def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, ndims: int) -> torch.Tensor:
-    """HF's formula on x (batch, time, heads, width) with cos, sin (time, ndims/2)."""
+def rotated(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, ndims: int, interleaved: bool = False
+) -> torch.Tensor:
+    """HF's formula (Llama; GPT-J) on x (batch, time, heads, width) with cos, sin (time, ndims/2)."""
+    if interleaved:
+        c, s = (t.repeat_interleave(2, -1).to(x.dtype)[:, None] for t in (cos, sin))
+        first, rest = x[..., :ndims], x[..., ndims:]
+        turned = torch.stack([-first[..., 1::2], first[..., ::2]], -1).flatten(-2)
+        return torch.cat([first * c + turned * s, rest], -1)
     c, s = (torch.cat([t, t], -1).to(x.dtype)[:, None] for t in (cos, sin))
     first, rest = x[..., :ndims], x[..., ndims:]
     turned = torch.cat([-first[..., ndims // 2 :], first[..., : ndims // 2]], -1)
     return torch.cat([first * c + turned * s, rest], -1)
 
 
-def check(kernels: Kernels, case: tuple[int, ...], dtype: str) -> None:
+def check(kernels: Kernels, case: tuple[int, ...], dtype: str, interleaved: bool) -> None:
     batch, time, heads, width, ndims, start = case
     x = randn(batch, time, heads, width, dtype=dtype)
     # Each token: some elements, the heads with a gap after each, some more; vectors fit where `width` allows it.
@@ -43,7 +50,7 @@ def check(kernels: Kernels, case: tuple[int, ...], dtype: str) -> None:
         qkv = around.clone()
         kernels.launch(
             f"rotary_{name_of(qkv)}", 3, 32, InOut(qkv), In(cos), In(sin), batch * time, row, offset, stride, heads,
-            ndims // 2, time, start, sign, seed=seed,
+            ndims // 2, int(interleaved), time, start, sign, seed=seed,
         )  # fmt: skip
         return qkv
 
@@ -52,7 +59,7 @@ def check(kernels: Kernels, case: tuple[int, ...], dtype: str) -> None:
 
     # HF rounds cos and sin to the dtype, so the exact result takes the rounded ones.
     c, s = (t[start:].to(x.dtype) for t in (cos, sin))
-    plain, exact = plain_and_exact(lambda x: rotated(x, c, s, ndims), [x], x)
+    plain, exact = plain_and_exact(lambda x: rotated(x, c, s, ndims, interleaved), [x], x)
     forward = each_schedule(lambda seed: run(seed, 1.0))
     for ours, p, e in [(forward, plain[0], exact[0]), (run(0, -1.0), plain[1], exact[1])]:
         assert_as_good(only_heads(ours), p, e)
@@ -65,23 +72,28 @@ def check(kernels: Kernels, case: tuple[int, ...], dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_backward(kernels: Kernels, case: tuple[int, ...], dtype: str) -> None:
-    check(kernels, case, dtype)
+@pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "interleaved"])
+def test_forward_and_backward(kernels: Kernels, case: tuple[int, ...], dtype: str, interleaved: bool) -> None:
+    check(kernels, case, dtype, interleaved)
 
 
 def battery(kernels: Kernels) -> None:
     for case in CASES:
-        check(kernels, case, "float32")
+        for interleaved in [False, True]:
+            check(kernels, case, "float32", interleaved)
 
 
 @mutants(
     Mutant("rotary", "the start is forgotten", "(start + n % time) * half", "n % time * half"),
     Mutant("rotary", "sequences run on", "(start + n % time) * half", "(start + n) * half"),
-    Mutant("rotary", "the sign is forgotten", "sin[j])) * sign", "sin[j]))"),
-    Mutant("rotary", "turned the other way", "fmaf(a, c, -(b * s))", "fmaf(a, c, b * s)"),
-    Mutant("rotary", "heads without a gap", "offset + a * stride + j", "offset + a * 2 * half + j"),
+    Mutant("rotary", "the sign is forgotten", "cos[k], sign * sin[k]);\n    }", "cos[k], sin[k]);\n    }"),
+    Mutant("rotary", "turned the other way", "fmaf(x, c, -(y * s))", "fmaf(x, c, y * s)"),
+    Mutant("rotary", "heads without a gap", "offset + a * stride", "offset + a * 2 * half"),
     Mutant("rotary", "a head left out", "i < heads * vectors", "i < (heads - 1) * vectors"),
-    Mutant("rotary", "neighbours instead of halves", "load<V>(head + half);", "load<V>(head + V);"),
+    Mutant("rotary", "neighbours instead of halves", "? V : half)", "? V : V)"),
+    Mutant("rotary", "pairs of one vector alone", "(2 * k + 1) % V", "(2 * k) % V"),
+    Mutant("rotary", "the sign is forgotten when interleaved", "V, cos[k], sign * sin[k]", "V, cos[k], sin[k]"),
+    Mutant("rotary", "halves instead of neighbours", "if (interleaved)", "if (!interleaved)"),
     Mutant("rotary", "tokens left out", "n += gridDim.x", "n += gridDim.x + 1"),
 )  # fmt: skip
 def test_a_mistake_is_seen(mutant: Mutant) -> None:

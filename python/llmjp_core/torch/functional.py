@@ -129,15 +129,16 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _ops.linear(x, w, b)  # type: ignore[no-any-return]
 
 
-def rotary(input: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary(input: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Rotates the first dims of each head: input (batch, tokens, heads, head_dim); cos, sin (1 or batch, tokens, dims)
-    as Hugging Face's rotary modules make them (half rotation: the second half of a row repeats the first)."""
+    as Hugging Face's rotary modules make them: elements j and dims/2 + j turn together, and the second half of a row of
+    cos repeats the first. With `interleaved` (GPT-J, Meta's Llama) 2j and 2j + 1 do, and a row has each value twice."""
     if input.dim() != 4 or cos.dim() != 3:
         raise UnsupportedInputError(
             "rotary: `input` must be (batch, tokens, heads, head_dim) and `cos` (1 or batch, tokens, dims), "
             f"got {list(input.shape)} and {list(cos.shape)}"
         )
-    return _ops.rotary(input, cos.to(input.dtype), sin.to(input.dtype))  # type: ignore[no-any-return]
+    return _ops.rotary(input, cos.to(input.dtype), sin.to(input.dtype), interleaved)  # type: ignore[no-any-return]
 
 
 def scaled_dot_product_attention(

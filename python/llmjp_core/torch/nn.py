@@ -63,31 +63,34 @@ class SwiGLU(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotates queries and keys, (batch, tokens, heads, head_dim), by half rotation of their first `dim` elements.
+    """Rotates the first `dim` elements of queries and keys, (batch, tokens, heads, head_dim): elements j and dim/2 + j
+    together, or neighbours when `interleaved`.
 
     `inv_freq` is a buffer that is not saved, as in Hugging Face's modules.
     """
 
     inv_freq: Tensor
 
-    def __init__(self, dim: int, base: float = 10_000.0, device: Any = None) -> None:
+    def __init__(self, dim: int, base: float = 10_000.0, device: Any = None, *, interleaved: bool = False) -> None:
         super().__init__()
         if dim <= 0 or dim % 2:
             raise UnsupportedInputError(f"RotaryEmbedding: `dim` must be even and positive, got {dim}")
         inv_freq = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.interleaved = interleaved
 
     def table(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (batch, tokens, dim) of positions (batch, tokens)."""
         angles = position_ids[..., None].float() * self.inv_freq.float()
-        angles = torch.cat((angles, angles), -1)
+        angles = angles.repeat_interleave(2, -1) if self.interleaved else torch.cat((angles, angles), -1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
     def forward(self, query: Tensor, key: Tensor, position_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if position_ids is None:
             position_ids = torch.arange(query.shape[1], device=query.device)[None]
         cos, sin = self.table(position_ids, query.dtype)
-        return F.rotary(query, cos, sin), F.rotary(key, cos, sin)
+        turned = (F.rotary(x, cos, sin, interleaved=self.interleaved) for x in (query, key))
+        return next(turned), next(turned)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

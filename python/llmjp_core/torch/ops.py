@@ -264,29 +264,29 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-# --- rotary: half rotation of the first dims of each head; x (B, T, A, D), cos and sin (1 or B, T, dims)
+# --- rotary of the first dims of each head; x (B, T, A, D), cos and sin (1 or B, T, dims)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, backward: bool) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, backward: bool) -> Tensor:
     x = _rows(x)
     y = like(x) if x.is_contiguous() else _fake_like(x)
-    _rust.rotary_into(y, x, cos.contiguous(), sin.contiguous(), backward)
+    _rust.rotary_into(y, x, cos.contiguous(), sin.contiguous(), interleaved, backward)
     return y
 
 
 rotary = Op(
     "rotary",
-    "Tensor input, Tensor cos, Tensor sin",
+    "Tensor input, Tensor cos, Tensor sin, bool interleaved",
     "Tensor",
-    lambda x, cos, sin: _rotate(x, cos, sin, False),
-    lambda x, cos, sin: _fake_like(x),
+    lambda x, cos, sin, interleaved: _rotate(x, cos, sin, interleaved, False),
+    lambda x, cos, sin, interleaved: _fake_like(x),
     names=("input", "cos", "sin"),
-    backward_inputs="Tensor dy, Tensor cos, Tensor sin",
+    backward_inputs="Tensor dy, Tensor cos, Tensor sin, bool interleaved",
     backward_outputs="Tensor",
-    backward_kernel=lambda dy, cos, sin: _rotate(dy, cos, sin, True),
-    backward_fake=lambda dy, cos, sin: _fake_like(dy),
-    save=lambda inputs, outputs: (inputs[1:], ()),
-    rule=lambda kernel, saved, rest, dy: (kernel(dy, *saved), None, None),
+    backward_kernel=lambda dy, cos, sin, interleaved: _rotate(dy, cos, sin, interleaved, True),
+    backward_fake=lambda dy, cos, sin, interleaved: _fake_like(dy),
+    save=lambda inputs, outputs: (inputs[1:3], inputs[3:]),
+    rule=lambda kernel, saved, rest, dy: (kernel(dy, *saved, *rest), None, None, None),
 )
 
 

@@ -18,6 +18,7 @@ pub(crate) fn rotate<T: Element>(
     on: &Stream,
     qkv: ViewMut<T>,
     heads: Heads,
+    interleaved: bool,
     cos: View<f32>,
     sin: View<f32>,
     time: usize,
@@ -31,7 +32,12 @@ pub(crate) fn rotate<T: Element>(
     };
     let kernel = format!("rotary_{}", T::DTYPE.short());
     let launch = Launch { kernel: &kernel, dims: shape.dims(), grid: [row_blocks(on, tokens), 1], block: [THREADS, 1] };
-    let (offset, stride) = (heads.offset, heads.stride);
+    let (offset, stride, interleaved) = (heads.offset, heads.stride, u32::from(interleaved));
     // SAFETY: heads lie inside their row, positions inside the tables.
-    unsafe { on.launch(&launch, args![qkv, cos, sin, tokens, row, offset, stride, count, half, time, start, sign]) }
+    unsafe {
+        on.launch(
+            &launch,
+            args![qkv, cos, sin, tokens, row, offset, stride, count, half, interleaved, time, start, sign],
+        )
+    }
 }

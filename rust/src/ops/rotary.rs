@@ -1,6 +1,6 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half rotation as HF writes it.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), of halves or of neighbours.
 
-pub use crate::cpu::rotary::Table;
+pub use crate::cpu::rotary::{Pairing, Table};
 
 use super::attention::{Grid, Heads, Operand, Place};
 use crate::cpu::rotary as cpu;
@@ -8,11 +8,11 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::tensor::View;
 
-/// The table of HF's `cos` and `sin` (T, ndims): the first half of each row, which the second repeats.
+/// The table of HF's `cos` and `sin` (T, ndims), where each pair's value stands at both of its elements.
 ///
 /// # Errors
-/// `Shape`; `UnsupportedInput` when a second half differs from the first, as in interleaved rotation.
-pub fn table<T: Element>(cos: View<T>, sin: View<T>) -> Result<Table> {
+/// `Shape`; `UnsupportedInput` when the two differ, as those of interleaved rotation do for `Pairing::Halves`.
+pub fn table<T: Element>(cos: View<T>, sin: View<T>, pairing: Pairing) -> Result<Table> {
     let ndims = cos.shape().last();
     sin.expect("rotary", "sin", cos.shape().dims())?;
     if ndims == 0 || !ndims.is_multiple_of(2) {
@@ -22,16 +22,28 @@ pub fn table<T: Element>(cos: View<T>, sin: View<T>) -> Result<Table> {
     let first = |name: &str, values: &[T]| {
         let mut kept = Vec::with_capacity(values.len() / 2);
         for row in values.chunks_exact(ndims) {
-            let (first, second) = row.split_at(half);
-            if first != second {
-                let what = "must repeat its first half in its second (half rotation, as HF writes it)";
-                return Err(Error::UnsupportedInput(format!("rotary: each row of `{name}` {what}")));
+            let (twice, what) = match pairing {
+                Pairing::Halves => {
+                    let (first, second) = row.split_at(half);
+                    kept.extend(first.iter().map(|x| x.to_f32()));
+                    (
+                        first == second,
+                        "repeat its first half in its second; interleaved=True is for pairs of neighbours",
+                    )
+                }
+                Pairing::Neighbours => {
+                    let (pairs, _) = row.as_chunks();
+                    kept.extend(pairs.iter().map(|[x, _]| x.to_f32()));
+                    (pairs.iter().all(|[x, y]| x == y), "hold each value twice in a row, as repeat_interleave(2) does")
+                }
+            };
+            if !twice {
+                return Err(Error::UnsupportedInput(format!("rotary: each row of `{name}` must {what}")));
             }
-            kept.extend(first.iter().map(|x| x.to_f32()));
         }
         Ok(kept)
     };
-    Ok(Table::from_parts(first("cos", cos.data())?, first("sin", sin.data())?, half))
+    Ok(Table::from_parts(first("cos", cos.data())?, first("sin", sin.data())?, half, pairing))
 }
 
 fn check(len: usize, row: usize, heads: Heads, batch: usize, time: usize, table: &Table, start: usize) -> Result<()> {
@@ -147,7 +159,7 @@ pub mod cuda {
     use std::sync::Arc;
 
     use super::super::expect_some;
-    use super::{Heads, check_heads};
+    use super::{Heads, Pairing, check_heads};
     use crate::cuda::{Buffer, Stream, ViewMut, rotary as device};
     use crate::dtype::Element;
     use crate::error::{Error, Result};
@@ -158,6 +170,7 @@ pub mod cuda {
         sin: Buffer<f32>,
         positions: usize,
         half: usize,
+        pairing: Pairing,
     }
 
     impl Table {
@@ -174,7 +187,13 @@ pub mod cuda {
             let rows = || (0..positions).map(|position| table.at(position));
             let cos: Vec<f32> = rows().flat_map(|(cos, _)| cos).copied().collect();
             let sin: Vec<f32> = rows().flat_map(|(_, sin)| sin).copied().collect();
-            Ok(Self { cos: on.upload(&cos)?, sin: on.upload(&sin)?, positions, half: table.half() })
+            Ok(Self {
+                cos: on.upload(&cos)?,
+                sin: on.upload(&sin)?,
+                positions,
+                half: table.half(),
+                pairing: table.pairing(),
+            })
         }
     }
 
@@ -205,6 +224,7 @@ pub mod cuda {
         let dims = [table.positions, table.half];
         let (cos, sin) = (table.cos.view(&dims)?, table.sin.view(&dims)?);
         let heads = device::Heads { offset: heads.offset, stride: heads.stride, count: heads.count };
-        device::rotate(on, qkv, heads, cos, sin, time, start, if backward { -1.0 } else { 1.0 })
+        let interleaved = table.pairing == Pairing::Neighbours;
+        device::rotate(on, qkv, heads, interleaved, cos, sin, time, start, if backward { -1.0 } else { 1.0 })
     }
 }

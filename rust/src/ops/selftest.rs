@@ -6,6 +6,7 @@ pub mod cuda;
 use super::activation::Activation;
 use super::attention::{Heads, Mask, Qkv};
 use super::linear_cross_entropy::LossOptions;
+use super::rotary::Pairing;
 use super::{activation, adamw, add, attention, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm};
 use super::{linear, linear_cross_entropy, rms_norm, rotary};
 use crate::cpu;
@@ -165,16 +166,20 @@ fn layer_norm_part(checks: &mut Vec<Check>) -> Result<()> {
 
 fn rotary_part(checks: &mut Vec<Check>) -> Result<()> {
     let (time, ndims, base, heads) = (7, 6, 10_000.0, Heads { offset: 1, stride: 10, count: 2, dim: 10 });
-    let (row, table) = (22, rotary::Table::new(time, ndims, base));
-    for (name, op, sign) in [
-        ("rotary.y", rotary::forward as fn(&mut [f32], _, _, _, _, &_, _) -> _, 1.0),
-        ("rotary.dx", rotary::backward, -1.0),
+    let (row, halves) = (22, rotary::Table::new(time, ndims, base));
+    let neighbours = halves.clone().with_pairing(Pairing::Neighbours);
+    for (name, table, op, sign) in [
+        ("rotary.y", &halves, rotary::forward as fn(&mut [f32], _, _, _, _, &_, _) -> _, 1.0),
+        ("rotary.dx", &halves, rotary::backward, -1.0),
+        ("rotary.y, interleaved", &neighbours, rotary::forward, 1.0),
+        ("rotary.dx, interleaved", &neighbours, rotary::backward, -1.0),
     ] {
         let (mut qkv, mut exact) = numbers(1, time * row);
-        op(&mut qkv, row, heads, 1, time, &table, 0)?;
+        op(&mut qkv, row, heads, 1, time, table, 0)?;
         for (t, exact) in exact.chunks_mut(row).enumerate() {
             for head in exact[1..21].chunks_mut(10) {
-                head.copy_from_slice(&cpu::rotary::reference::rotate(head, ndims, t, base, sign));
+                let exact = cpu::rotary::reference::rotate(head, ndims, table.pairing(), t, base, sign);
+                head.copy_from_slice(&exact);
             }
         }
         compare(checks, name, &qkv, &exact, 6e-7);

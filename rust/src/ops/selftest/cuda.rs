@@ -13,6 +13,7 @@ use crate::ops::adamw::cuda::{Group, Numbers};
 use crate::ops::attention::Heads;
 use crate::ops::cross_entropy::LossOptions;
 use crate::ops::embedding::cuda::Ids;
+use crate::ops::rotary::Pairing;
 use crate::ops::{activation, adamw, add, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm, linear};
 use crate::ops::{rms_norm, rotary};
 
@@ -250,8 +251,13 @@ impl Bench<'_> {
         let heads = Heads { offset: 8, stride: dim + 4, count: 3, dim };
         let (row, tokens) = (heads.end() + 4, 2 * time);
         let table = rotary::Table::new(time + start, 2 * half, 10_000.0);
-        let on_device = rotary::cuda::Table::new(on, &table, time + start)?;
-        for (name, backward, sign) in [("rotary.y", false, 1.0), ("rotary.dx", true, -1.0)] {
+        let neighbours = table.clone().with_pairing(Pairing::Neighbours);
+        for (name, table, backward, sign) in [
+            ("rotary.y", &table, false, 1.0),
+            ("rotary.dx", &table, true, -1.0),
+            ("rotary.y, interleaved", &neighbours, false, 1.0),
+        ] {
+            let on_device = rotary::cuda::Table::new(on, table, time + start)?;
             let (qkv, mut exact) = numbers::<T>(1, tokens * row);
             let mut turned = on.upload(&qkv)?;
             let view = turned.view_mut(&[tokens, row])?;
@@ -263,8 +269,12 @@ impl Bench<'_> {
                 for a in 0..heads.count {
                     let head = &mut exact[heads.offset + a * heads.stride..][..2 * half];
                     for j in 0..half {
-                        let (c, s, u, v) = (rounded(&cos[j]), sign * rounded(&sin[j]), head[j], head[half + j]);
-                        (head[j], head[half + j]) = (u * c - v * s, v * c + u * s);
+                        let (a, b) = match table.pairing() {
+                            Pairing::Halves => (j, half + j),
+                            Pairing::Neighbours => (2 * j, 2 * j + 1),
+                        };
+                        let (c, s, u, v) = (rounded(&cos[j]), sign * rounded(&sin[j]), head[a], head[b]);
+                        (head[a], head[b]) = (u * c - v * s, v * c + u * s);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use crate::dtype::Element;
 use crate::error::{Error, Result as CoreResult};
 use crate::ops;
 use crate::ops::attention::{Document, Grid, Mask, Operand, Place};
-use crate::ops::rotary::Table;
+use crate::ops::rotary::{Pairing, Table};
 use crate::tensor::View;
 
 /// cos and sin (1 or B, T, ndims), as HF makes them: a table for each sequence, or one for all.
@@ -23,7 +23,7 @@ impl<'a> Angles<'a> {
         Ok(cos.zip(sin).map(|(cos, sin)| Self { cos, sin }))
     }
 
-    fn tables<T: Element>(&self, batch: usize, time: usize) -> CoreResult<Vec<Table>> {
+    fn tables<T: Element>(&self, batch: usize, time: usize, pairing: Pairing) -> CoreResult<Vec<Table>> {
         let Self { cos, sin } = self;
         cos.expect_rank(3)?;
         sin.expect_rank(3)?;
@@ -39,7 +39,7 @@ impl<'a> Angles<'a> {
         }
         let (cos, sin, size) = (cos.slice::<T>()?, sin.slice::<T>()?, time * ndims);
         let part = |all: &'a [T], i: usize| View::new(&all[i * size..(i + 1) * size], &[time, ndims]);
-        (0..count).map(|i| ops::rotary::table(part(cos, i)?, part(sin, i)?)).collect()
+        (0..count).map(|i| ops::rotary::table(part(cos, i)?, part(sin, i)?, pairing)).collect()
     }
 }
 
@@ -59,8 +59,10 @@ pub(super) fn rotary_into(
     x: &Any<'_>,
     cos: &Any<'_>,
     sin: &Any<'_>,
+    interleaved: bool,
     backward: bool,
 ) -> PyResult<()> {
+    let pairing = if interleaved { Pairing::Neighbours } else { Pairing::Halves };
     let (mut y, x) = (Tensor::strided("rotary", "y", y)?, Tensor::strided("rotary", "input", x)?);
     let angles = Angles { cos: Tensor::read("rotary", "cos", cos)?, sin: Tensor::read("rotary", "sin", sin)? };
     checked(x.expect_rank(4))?;
@@ -68,7 +70,7 @@ pub(super) fn rotary_into(
     typed!(x, T => {
         run(py, x.count(), || {
             let (y, x) = (y.place::<T>(false)?, x.operand::<T>(false)?);
-            let tables = angles.tables::<T>(x.grid().batch, x.grid().time)?;
+            let tables = angles.tables::<T>(x.grid().batch, x.grid().time, pairing)?;
             if x.grid().is_empty() { Ok(()) } else { ops::rotary::into(&y, x, &tables, backward) }
         })
     })
@@ -163,7 +165,7 @@ fn rotated<'a, T: Element>(
     angles: &Angles,
 ) -> CoreResult<[Operand<'a, T>; 3]> {
     let Grid { batch, time, .. } = *q.grid();
-    let tables = angles.tables::<T>(batch, time)?;
+    let tables = angles.tables::<T>(batch, time, Pairing::Halves)?;
     if fused {
         expect_thirds(&to.grid(false)?)?;
         let [yq, yk, yv] = to.place::<T>(false)?.thirds();
@@ -272,7 +274,7 @@ pub(super) fn attention_backward(
             let mask = mask(left, right, documents.as_deref());
             ops::attention::backward_apart(&places, dout, out, lse.slice()?, q, k, v, scale as f32, mask)?;
             let Some(angles) = &angles else { return Ok(()) };
-            let tables = angles.tables::<T>(q.grid().batch, q.grid().time)?;
+            let tables = angles.tables::<T>(q.grid().batch, q.grid().time, Pairing::Halves)?;
             rotate_back(&places[0], &tables)?;
             rotate_back(&places[1], &tables)
         })
