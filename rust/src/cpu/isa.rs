@@ -14,10 +14,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128i, __m256, __m512, __m512bh, _MM_HINT_T0, _mm_cvtsi64_si128, _mm_prefetch, _mm_unpackhi_epi32,
-    _mm_unpackhi_epi64, _mm_unpacklo_epi16, _mm_unpacklo_epi32, _mm_unpacklo_epi64, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_set1_ps, _mm256_storeu_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps,
+    __m128, __m128i, __m256, __m512, __m512bh, _MM_HINT_T0, _MM_HINT_T1, _MM_TRANSPOSE4_PS, _mm_cvtsi64_si128,
+    _mm_prefetch, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi16, _mm_unpacklo_epi32, _mm_unpacklo_epi64,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps,
 };
 use std::sync::LazyLock;
 
@@ -365,14 +365,38 @@ pub(crate) fn all() -> Vec<Isa> {
     detect()
 }
 
-/// Asks for the cache line where `x` begins, a while before it is needed; nothing where no instruction says so.
+/// Asks for the cache line where `x` points, a while before it is needed; nothing where no instruction says so.
 #[inline(always)]
-pub fn prefetch<T>(x: &T) {
-    // SAFETY: SSE, which has it, is part of x86-64; it changes nothing and cannot fault.
+pub fn prefetch<T>(x: *const T) {
+    // SAFETY: SSE, which has it, is part of x86-64; it changes nothing and cannot fault, wherever `x` points.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast());
+        _mm_prefetch::<_MM_HINT_T0>(x.cast());
     }
+}
+
+/// The same, no nearer than the L2 cache.
+#[inline(always)]
+pub fn prefetch_l2<T>(x: *const T) {
+    // SAFETY: as in `prefetch`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(x.cast());
+    }
+}
+
+/// Rows become columns.
+#[inline(always)]
+pub fn transpose(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE, which has these, is part of x86-64; both types of a row are 128 plain bits.
+    unsafe {
+        let [mut a, mut b, mut c, mut d] = std::mem::transmute::<[[f32; 4]; 4], [__m128; 4]>(rows);
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        std::mem::transmute::<[__m128; 4], [[f32; 4]; 4]>([a, b, c, d])
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
 }
 
 /// `dispatch!(isa, s => body)`: `body`, compiled for the instruction set; `s` is its [`Simd`].

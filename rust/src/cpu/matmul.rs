@@ -1,11 +1,11 @@
 //! C = A·B, with any layout by strides and any storage type, sums in f32.
 //!
-//! C is made in bands of `COLUMNS` columns and K in blocks of [`Kernel::DEPTH`], both constants. For each pair the
+//! C is made in bands of `COLUMNS` columns and K in even blocks of at most [`Kernel::DEPTH`]. For each pair the
 //! threads first pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order,
 //! of Σ over k inside the block, in order: the same whatever the number of threads.
 //!
-//! How a block is packed and multiplied is a [`Kernel`]: `widened` takes any two types, in f32; `pairs` takes bf16 by
-//! bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in f16.
+//! How a block is packed and multiplied is a [`Kernel`]: `wide` (AVX-512) and `widened` take any two types, in f32;
+//! `pairs` takes bf16 by bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in f16.
 
 use std::ops::Range;
 
@@ -15,11 +15,13 @@ use rayon::prelude::*;
 mod pairs;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod widened;
 
 use widened::Widened;
 
-use super::isa::{Simd, dispatch, isa, prefetch};
+use super::isa::{Isa, Simd, dispatch, isa, prefetch};
 use super::math::dot;
 use super::parallel::install;
 use super::scratch::with_scratch;
@@ -42,7 +44,7 @@ const FEW_ROWS: usize = 24;
 /// Rows that one task makes at most: about what of A and C stays in the L2 cache.
 const MANY_ROWS: usize = 144;
 /// Whole panels of any kernel.
-const GROUP: usize = 64;
+const GROUP: usize = 96;
 /// With this many rows at most, packing costs more than it saves.
 const DOT_ROWS: usize = 4;
 
@@ -131,6 +133,8 @@ trait Kernel<A, B>: Copy + Send + Sync {
     const ROWS: usize;
     /// Columns of a panel of B.
     const COLUMNS: usize;
+    /// About how many tasks the rows of C are.
+    const TASKS: usize = 32;
 
     /// Numbers that a row or column of a panel takes, for so many inner indices.
     fn slots(depth: usize) -> usize;
@@ -186,7 +190,11 @@ fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>
         if let (Some(pairs), Some(a), Some(b)) = (isa.pairs(), a.narrow(), b.narrow()) {
             return blocked(pairs::Pairs(pairs), c, a, b, start);
         }
-        blocked(Widened(isa), c, a, b, start);
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(s) => blocked(wide::Wide(s), c, a, b, start),
+            _ => blocked(Widened(isa), c, a, b, start),
+        }
     });
 }
 
@@ -216,15 +224,17 @@ fn begin<C: Element>(row: &mut [C], start: Start) {
     }
 }
 
-/// Rows that one task makes: whole tiles, about 32 tasks, but neither tiny nor beyond the L2 cache. (A training step of 6
-/// layers x 384, 2048 rows, takes 3 to 5 % longer with 16 and 4 % with 48; one of 512 rows may take 2 % less with 16.)
-fn rows_of_task(m: usize, tile: usize) -> usize {
-    m.div_ceil(32).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
+/// Rows that one task makes: whole tiles, but neither tiny nor beyond the L2 cache. (A training step of 6 layers x 384,
+/// 2048 rows, of products with 32 tasks takes 3 to 5 % longer with 16 and 4 % with 48; one of 512 rows may take 2 % less
+/// with 16.)
+fn rows_of_task(m: usize, tile: usize, tasks: usize) -> usize {
+    m.div_ceil(tasks).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
 }
 
-/// The inner indices, cut at constants.
+/// The inner indices in as few blocks as `depth` allows, of one length but for the last.
 fn blocks(k: usize, depth: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..k).step_by(depth).map(move |first| first..k.min(first + depth))
+    let even = k.div_ceil(k.div_ceil(depth).max(1)).next_multiple_of(32).min(depth);
+    (0..k).step_by(even).map(move |first| first..k.min(first + even))
 }
 
 /// Columns of C. Where its type is not f32, the blocks are added up elsewhere, and the last one is added and rounded in
@@ -270,7 +280,7 @@ fn by_rows<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
     start: Start,
 ) {
     let Target { data, stride, first, cols, sums } = c;
-    let rows = rows_of_task(a.rows, K::ROWS);
+    let rows = rows_of_task(a.rows, K::ROWS, K::TASKS);
     data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
         let a = a.rows_from(i * rows, data.len() / stride);
         let sums = if sums.is_empty() { sums } else { &sums[i * rows * cols..] };
@@ -339,15 +349,19 @@ const LINE: usize = 16;
 #[inline(always)]
 fn touch<C>(c: &Target<C>, rows: Range<usize>, columns: Range<usize>, start: Start) {
     for i in rows {
-        let line = &c.data[i * c.stride + c.first..][columns.clone()];
-        prefetch(&line[0]);
-        prefetch(&line[line.len() - 1]);
+        touch_line(&c.data[i * c.stride + c.first..][columns.clone()]);
         if matches!(start, Start::Old) && !c.sums.is_empty() {
-            let line = &c.sums[i * c.cols..][columns.clone()];
-            prefetch(&line[0]);
-            prefetch(&line[line.len() - 1]);
+            touch_line(&c.sums[i * c.cols..][columns.clone()]);
         }
     }
+}
+
+#[inline(always)]
+fn touch_line<T>(line: &[T]) {
+    for x in line.iter().step_by(64 / size_of::<T>()) {
+        prefetch(x);
+    }
+    prefetch(&line[line.len() - 1]);
 }
 
 /// Writes `LINE` columns of a tile, from `column` of the target on, or what of them lies within its rows and columns.

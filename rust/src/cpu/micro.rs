@@ -2,7 +2,7 @@
 //!
 //! A panel of A holds `MR` rows, of B `NR` columns, the inner index running slowest: element (i, k) of A stands at
 //! k·MR + i. The 6 × 16 results of a tile are 12 vectors of eight, which with the operands fill the 16 registers of
-//! AVX2; AVX-512 has room for the 12 vectors of sixteen of two tiles.
+//! AVX2.
 
 use super::isa::Simd;
 use super::matmul::Mat;
@@ -41,14 +41,6 @@ pub fn tile<S: Simd>(s: S, a: &[f32], b: &[f32]) -> Tile<S, MR> {
     let depth = a.len().min(b.len() / NR);
     let (a, b) = (&a[..depth], &b[..depth * NR]);
     accumulate(s, b, |i, k| a[k][i])
-}
-
-/// Two panels of A at once.
-#[inline(always)]
-pub fn tile_pair<S: Simd>(s: S, a: [&[f32]; 2], b: &[f32]) -> Tile<S, { 2 * MR }> {
-    let depth = (b.len() / NR).min(a[0].len() / MR).min(a[1].len() / MR);
-    let a = a.map(|a| &a.as_chunks::<MR>().0[..depth]);
-    accumulate(s, &b[..depth * NR], |i, k| a[i / MR][k][i % MR])
 }
 
 /// The same with A as rows where they stand: cheaper than packing when few columns use them.

@@ -1,4 +1,4 @@
-//! A block of a product of any two types, widened to f32 as it is packed.  The only file that names the matmul crate.
+//! A block of a product of any two types, widened to f32 as it is packed, without AVX-512.  The only file that names the matmul crate.
 //!
 //! Where no vector instructions beyond the target's are compiled for, the crate `matrixmultiply` multiplies the
 //! blocks, which are then not packed but only widened.
@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::super::isa::{Isa, Simd, dispatch};
-use super::super::micro::{MR, NR, pack, tile, tile_pair};
+use super::super::micro::{MR, NR, pack, tile};
 use super::super::scratch::with_scratch;
 use super::{Kernel, LINE, Mat, Start, Target, load, put, touch};
 use crate::dtype::Element;
@@ -80,16 +80,10 @@ fn multiply<S: Simd, A: Element, C: Element>(
 #[inline(always)]
 fn tiles<S: Simd, C: Element>(s: S, c: &mut Target<C>, a: &[f32], b: &[f32], rows: usize, depth: usize, start: Start) {
     for (p, b) in b.chunks_exact(NR * depth).enumerate() {
-        let panels = if S::DOZEN { 2 } else { 1 };
-        for (q, a) in a.chunks(panels * MR * depth).enumerate() {
-            let row = q * panels * MR;
-            touch(c, row..rows.min(row + panels * MR), p * NR..c.cols.min((p + 1) * NR), start);
-            match a.split_at_checked(MR * depth) {
-                Some((low, high)) if !high.is_empty() => {
-                    put(s, c, tile_pair(s, [low, high], b).into_iter(), row..rows, p * NR, start);
-                }
-                _ => put(s, c, tile(s, a, b).into_iter(), row..rows, p * NR, start),
-            }
+        for (q, a) in a.chunks_exact(MR * depth).enumerate() {
+            let rows = q * MR..rows.min((q + 1) * MR);
+            touch(c, rows.clone(), p * NR..c.cols.min((p + 1) * NR), start);
+            put(s, c, tile(s, a, b).into_iter(), rows, p * NR, start);
         }
     }
 }
