@@ -1,12 +1,13 @@
 """Products of matrices beside torch, and what of the vector unit's rate they reach.
 
     python benches/matmul.py [--shapes 6x384 12x768 1.3B] [--tokens 2048] [--rounds 7] [--threads 1]
+                             [--dtypes float32 bfloat16] [--results matmul]
 
 Every linear layer of each shape, forward (NT: x·wᵀ), gradient of the input (NN: dy·w) and of the weight (TN: dyᵀ·x,
 which here is added to a float32 gradient), in float32 and bfloat16. Both take turns in one process, answers are
 compared first, and medians are reported. With one thread it is the time of the processor that counts, which other
-programs disturb less. The rate of the vector unit is measured before and after each shape, with registers alone.
-Results go to benches/results/matmul.{json,md}.
+programs disturb less. The rate of the vector unit, or of that for tiles, is measured before and after each shape, with
+registers alone. Results go to benches/results/{matmul}.{json,md}.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ def race(calls: tuple[Callable[[], Any], Callable[[], Any]], rounds: int, clock:
     return [statistics.median(own) for own in seconds]
 
 
-def measure(name: str, tokens: int, rounds: int, threads: int) -> list[dict[str, Any]]:
+def measure(name: str, dtypes: list[str], tokens: int, rounds: int, threads: int) -> list[dict[str, Any]]:
     from llmjp_core._core import ops
 
     clock = time.process_time if threads == 1 else time.perf_counter
     rows = []
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for i, o in SHAPES[name]:
             peaks = [ops.peak(dtype)]
             found = {}
@@ -118,7 +119,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """The median of each kind over all layers."""
     text = ["| dtype | product | layers | ratio | share of the vector unit |", "|---" * 5 + "|"]
-    for dtype in DTYPES:
+    for dtype in dict.fromkeys(r["dtype"] for r in rows):
         for kind in KINDS:
             of = [r for r in rows if (r["dtype"], r["kind"]) == (dtype, kind)]
             ratio = statistics.median(r["llmjp_core"] / r["torch"] for r in of)
@@ -127,7 +128,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     return text
 
 
-def write(rows: list[dict[str, Any]], told: dict[str, Any]) -> None:
+def write(rows: list[dict[str, Any]], told: dict[str, Any], results: str) -> None:
     text = [
         "# Products of matrices beside torch", "",
         "GFLOP/s, medians; NT forward, NN gradient of the input, TN gradient of the weight.", "", str(told), "",
@@ -135,7 +136,7 @@ def write(rows: list[dict[str, Any]], told: dict[str, Any]) -> None:
         "| model | dtype | layer | product | llmjp_core | torch | ratio | share of the vector unit |", "|---" * 8 + "|",
         *map(line, rows),
     ]  # fmt: skip
-    path = HERE / "results/matmul.json"
+    path = HERE / f"results/{results}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": told, "rows": rows}, indent=1) + "\n")
     path.with_suffix(".md").write_text("\n".join(text) + "\n")
@@ -148,13 +149,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--results", default="matmul")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["LLMJP_NUM_THREADS"] = str(args.threads)
     told = machine(args)
     rows: list[dict[str, Any]] = []
     for name in args.shapes:
-        rows += measure(name, args.tokens, args.rounds, args.threads)
-        write(rows, told)
+        rows += measure(name, args.dtypes, args.tokens, args.rounds, args.threads)
+        write(rows, told, args.results)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def test_the_instruction_set_is_one_that_the_processor_has() -> None:
         pytest.skip("no /proc/cpuinfo to compare with")
     flags = cpuinfo.read_text().partition("flags")[2].partition("\n")[0].split()
     avx2, avx512 = {"avx2", "fma", "f16c"}, {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")}
-    sets = {"avx2": avx2, "avx512": avx2 | avx512, "avx512bf16": avx2 | avx512 | {"avx512_bf16"}}
+    bf16 = avx2 | avx512 | {"avx512_bf16"}
+    sets = {"avx2": avx2, "avx512": avx2 | avx512, "avx512bf16": bf16, "amx": bf16 | {"amx_tile", "amx_bf16"}}
     want = ["baseline", *(name for name, needed in sets.items() if needed <= set(flags))][-1]
     assert facts(LLMJP_ISA="")["instruction_set"] == want
 

@@ -21,6 +21,11 @@ use std::arch::x86_64::{
 };
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+pub use amx::{Amx, Left, Sums, Tile, Tiles};
+
 /// What a compiled copy of a kernel may use.
 pub trait Simd: Copy + Send + Sync {
     /// Whether [`Simd::fma`] is one instruction; our own matrix kernel is used only then.
@@ -145,6 +150,7 @@ pub struct Avx512 {
     avx2: Avx2,
     /// What products of bf16 may use besides.
     pairs: Option<Avx512Bf16>,
+    tiles: Option<Amx>,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -210,7 +216,7 @@ impl Avx512Bf16 {
     /// What the rest of such a kernel uses.
     #[inline(always)]
     pub fn vectors(self) -> Avx512 {
-        Avx512 { avx2: Avx2(()), pairs: Some(self) }
+        Avx512 { avx2: Avx2(()), pairs: Some(self), tiles: None }
     }
 
     /// Sixteen pairs; the first of each is the low half.
@@ -291,7 +297,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(Avx512 { pairs: None, .. }) => "avx512",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(Avx512 { pairs: Some(_), .. }) => "avx512bf16",
+            Self::Avx512(Avx512 { tiles: None, .. }) => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(Avx512 { tiles: Some(_), .. }) => "amx",
         }
     }
 
@@ -300,6 +308,15 @@ impl Isa {
     pub fn pairs(self) -> Option<Avx512Bf16> {
         match self {
             Self::Avx512(avx512) => avx512.pairs,
+            _ => None,
+        }
+    }
+
+    /// What they use rather, where the CPU has it and the system allows it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn tiles(self) -> Option<Amx> {
+        match self {
+            Self::Avx512(avx512) => avx512.tiles,
             _ => None,
         }
     }
@@ -317,10 +334,12 @@ fn detect() -> Vec<Isa> {
             is_x86_feature_detected!("avx512cd"),
         );
         if f && bw && cd && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-            let avx512 = Avx512 { avx2: Avx2(()), pairs: None };
+            let avx512 = Avx512 { avx2: Avx2(()), pairs: None, tiles: None };
             all.push(Isa::Avx512(avx512));
             if is_x86_feature_detected!("avx512bf16") {
-                all.push(Isa::Avx512(Avx512 { pairs: Some(Avx512Bf16(())), ..avx512 }));
+                let (pairs, with_pairs) = (Avx512Bf16(()), Avx512 { pairs: Some(Avx512Bf16(())), ..avx512 });
+                all.push(Isa::Avx512(with_pairs));
+                all.extend(Amx::detect(pairs).map(|tiles| Isa::Avx512(Avx512 { tiles: Some(tiles), ..with_pairs })));
             }
         }
     }

@@ -1,16 +1,19 @@
 //! C = A·B, with any layout by strides and any storage type, sums in f32.
 //!
-//! C is made in bands of `COLUMNS` columns and K in even blocks of at most [`Kernel::DEPTH`]. For each pair the
+//! C is made in bands of [`Kernel::BAND`] columns and K in even blocks of at most [`Kernel::DEPTH`]. For each pair the
 //! threads first pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order,
 //! of Σ over k inside the block, in order: the same whatever the number of threads.
 //!
 //! How a block is packed and multiplied is a [`Kernel`]: `wide` (AVX-512) and `widened` take any two types, in f32;
-//! `pairs` takes bf16 by bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in f16.
+//! `amx` and `pairs` take bf16 by bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in
+//! f16.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 #[cfg(test)]
@@ -37,12 +40,8 @@ pub mod reference {
     }
 }
 
-/// Columns of C made together: the block of B (3 MiB) stays in a shared cache.
-const COLUMNS: usize = 2048;
 /// With fewer rows than this, threads share out columns, `GROUP` at a time.
 const FEW_ROWS: usize = 24;
-/// Rows that one task makes at most: about what of A and C stays in the L2 cache.
-const MANY_ROWS: usize = 144;
 /// Whole panels of any kernel.
 const GROUP: usize = 96;
 /// With this many rows at most, packing costs more than it saves.
@@ -133,8 +132,12 @@ trait Kernel<A, B>: Copy + Send + Sync {
     const ROWS: usize;
     /// Columns of a panel of B.
     const COLUMNS: usize;
-    /// About how many tasks the rows of C are.
+    /// Columns of C made together: the block of B (3 MiB) stays in a shared cache.
+    const BAND: usize = 2048;
+    /// Tasks that rows are shared out to, about.
     const TASKS: usize = 32;
+    /// Rows that one task makes at most: about what of A and C stays in the L2 cache.
+    const MANY_ROWS: usize = 144;
 
     /// Numbers that a row or column of a panel takes, for so many inner indices.
     fn slots(depth: usize) -> usize;
@@ -188,7 +191,10 @@ fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>
         }
         #[cfg(target_arch = "x86_64")]
         if let (Some(pairs), Some(a), Some(b)) = (isa.pairs(), a.narrow(), b.narrow()) {
-            return blocked(pairs::Pairs(pairs), c, a, b, start);
+            return match isa.tiles() {
+                Some(tiles) => blocked(amx::Tiled(tiles), c, a, b, start),
+                None => blocked(pairs::Pairs(pairs), c, a, b, start),
+            };
         }
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -198,13 +204,13 @@ fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>
     });
 }
 
-fn blocked<A: Element, B: Element, C: Element>(k: impl Kernel<A, B>, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
+fn blocked<K: Kernel<A, B>, A: Element, B: Element, C: Element>(k: K, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
     let n = b.cols;
     if a.rows < FEW_ROWS {
         return by_groups(c, a, b, start, |part, b, start| group(k, part, a, b, start));
     }
-    for first in (0..n).step_by(COLUMNS) {
-        let columns = first..n.min(first + COLUMNS);
+    for first in (0..n).step_by(K::BAND) {
+        let columns = first..n.min(first + K::BAND);
         let b = b.cols_from(first, columns.len());
         let start = start.columns(columns.clone());
         if C::DTYPE == DType::F32 {
@@ -224,11 +230,11 @@ fn begin<C: Element>(row: &mut [C], start: Start) {
     }
 }
 
-/// Rows that one task makes: whole tiles, but neither tiny nor beyond the L2 cache. (A training step of 6 layers x 384,
-/// 2048 rows, of products with 32 tasks takes 3 to 5 % longer with 16 and 4 % with 48; one of 512 rows may take 2 % less
+/// Rows that one task makes: whole tiles, but neither tiny nor beyond the L2 cache. (In f32 a training step of 6 layers x
+/// 384, 2048 rows, takes 3 to 5 % longer with 16 tasks than with 32, and 4 % with 48; one of 512 rows may take 2 % less
 /// with 16.)
-fn rows_of_task(m: usize, tile: usize, tasks: usize) -> usize {
-    m.div_ceil(tasks).next_multiple_of(tile).clamp(FEW_ROWS, MANY_ROWS)
+fn rows_of_task<K: Kernel<A, B>, A, B>(m: usize) -> usize {
+    m.div_ceil(K::TASKS).next_multiple_of(K::ROWS).clamp(FEW_ROWS, K::MANY_ROWS)
 }
 
 /// The inner indices in as few blocks as `depth` allows, of one length but for the last.
@@ -280,7 +286,7 @@ fn by_rows<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
     start: Start,
 ) {
     let Target { data, stride, first, cols, sums } = c;
-    let rows = rows_of_task(a.rows, K::ROWS, K::TASKS);
+    let rows = rows_of_task::<K, A, B>(a.rows);
     data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
         let a = a.rows_from(i * rows, data.len() / stride);
         let sums = if sums.is_empty() { sums } else { &sums[i * rows * cols..] };

@@ -1,11 +1,11 @@
-//! What the vector unit of one core gives at most: multiply-adds of registers alone.  For benchmarks, which tell how
+//! What the vector unit of one core, or the unit for tiles, gives at most: multiply-adds of registers alone.  For benchmarks, which tell how
 //! much of it a product reaches.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 #[cfg(target_arch = "x86_64")]
-use super::isa::Avx512Bf16;
+use super::isa::{Amx, Avx512Bf16};
 use super::isa::{Simd, dispatch, isa};
 use crate::dtype::DType;
 
@@ -16,6 +16,10 @@ pub fn rate(dtype: DType) -> f64 {
     const RUNS: usize = 50;
     let isa = isa();
     let run = || {
+        #[cfg(target_arch = "x86_64")]
+        if let (DType::BF16, Some(tiles)) = (dtype, isa.tiles()) {
+            return of_tiles(tiles, STEPS);
+        }
         #[cfg(target_arch = "x86_64")]
         if let (DType::BF16, Some(pairs)) = (dtype, isa.pairs()) {
             return pairs.run(
@@ -73,6 +77,12 @@ fn of_pairs(s: Avx512Bf16, steps: usize) -> usize {
         black_box(&out);
     }
     4 * 16 * N * steps
+}
+
+#[cfg(target_arch = "x86_64")]
+fn of_tiles(s: Amx, steps: usize) -> usize {
+    s.with_tiles(|tiles| tiles.spin(steps));
+    4 * 2 * 16 * 16 * 32 * steps
 }
 
 #[cfg(test)]

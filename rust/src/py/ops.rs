@@ -346,7 +346,7 @@ fn num_threads(py: Python<'_>) -> usize {
     py.detach(parallel::num_threads)
 }
 
-/// The instruction set that was chosen: `avx512bf16`, `avx512`, `avx2` or `baseline`.
+/// The instruction set that was chosen: `amx`, `avx512bf16`, `avx512`, `avx2` or `baseline`.
 #[pyfunction]
 fn isa() -> &'static str {
     cpu_isa::isa().name()
