@@ -50,21 +50,108 @@ pub(crate) struct Block {
     layout: std::alloc::Layout,
 }
 
-/// Blocks that nobody uses, the one kept last at the end.
-struct Kept(std::sync::Mutex<Vec<Block>>);
+/// Blocks that nobody uses.
+struct Kept(std::sync::Mutex<Shelf>);
 
-static KEPT: Kept = Kept(std::sync::Mutex::new(Vec::new()));
+static KEPT: Kept = Kept(std::sync::Mutex::new(Shelf::new()));
 
 /// Bytes that are kept at most: what the backward pass of one layer needs again for the next. What the layers before
 /// it have left is the system's meanwhile, so that gradients can have it.
 const KEPT_BYTES: usize = 96 << 20;
+/// More is kept, up to this, as long as it is used again and again: an op by itself, a layer with larger results.
+const MOST_BYTES: usize = 1 << 30;
+/// For so many blocks that are asked for: a training step asks for more, and does not find what the last one has left.
+const RECENT: usize = 16;
 /// Blocks of so many bytes are mapped.
 const MAPPED: usize = 1 << 20;
 /// What sizes are a multiple of, and at least the size of a page.
 const STEP: usize = 1 << 16;
 
+struct Shelf {
+    /// The one kept last at the end.
+    blocks: Vec<Resting>,
+    /// Size and time of those that went because there was no room.
+    gone: Vec<(usize, usize)>,
+    room: usize,
+    /// Counts the blocks that have been asked for.
+    now: usize,
+    /// When the room beyond `KEPT_BYTES` was of use.
+    of_use: usize,
+}
+
+struct Resting {
+    block: Block,
+    /// It would have gone, were there only `KEPT_BYTES`.
+    extra: bool,
+}
+
+/// Whether a block of `size` serves for `bytes`: it is at most a quarter too large.
+fn fits(size: usize, bytes: usize) -> bool {
+    (bytes..=bytes + bytes / 4).contains(&size)
+}
+
+impl Shelf {
+    const fn new() -> Self {
+        Self { blocks: Vec::new(), gone: Vec::new(), room: KEPT_BYTES, now: 0, of_use: 0 }
+    }
+
+    /// Of blocks of one size the one kept last: some of it is in a cache still.
+    fn fitting(&mut self, bytes: usize) -> Option<Block> {
+        let size = |i: &usize| self.blocks[*i].block.layout.size();
+        let best = (0..self.blocks.len()).rev().filter(|i| fits(size(i), bytes)).min_by_key(size)?;
+        let Resting { block, extra } = self.blocks.remove(best);
+        if extra {
+            self.of_use = self.now;
+        }
+        Some(block)
+    }
+
+    /// One more block has been asked for, of `bytes`, and is not there: if one like it has just gone, there is too
+    /// little room.
+    fn missed(&mut self, bytes: usize) {
+        self.gone.retain(|(_, when)| self.now - when <= RECENT);
+        if let Some(i) = self.gone.iter().position(|(size, _)| fits(*size, bytes)) {
+            self.room = MOST_BYTES.min(self.room + self.gone.remove(i).0);
+            self.of_use = self.now;
+        }
+    }
+
+    /// The blocks that have been kept longest, until `bytes` are free.
+    fn let_go_of(&mut self, bytes: usize) -> Vec<Resting> {
+        let mut free = 0;
+        let gone = self.blocks.iter().take_while(|resting| {
+            let more = free < bytes;
+            free += resting.block.layout.size();
+            more
+        });
+        let gone = gone.count();
+        self.blocks.drain(..gone).collect()
+    }
+
+    /// The blocks that have been kept longest, for which there is no room.
+    fn make_room(&mut self) -> Vec<Resting> {
+        if self.now - self.of_use > RECENT {
+            self.room = KEPT_BYTES;
+        }
+        let mut total = 0;
+        let stay = self.blocks.iter_mut().rev().take_while(|resting| {
+            total += resting.block.layout.size();
+            total <= self.room
+        });
+        let stay = stay.count();
+        let gone: Vec<Resting> = self.blocks.drain(..self.blocks.len() - stay).collect();
+        self.gone.extend(gone.iter().map(|resting| (resting.block.layout.size(), self.now)));
+        let mut total = 0;
+        for resting in self.blocks.iter_mut().rev() {
+            total += resting.block.layout.size();
+            resting.extra |= total > KEPT_BYTES;
+        }
+        gone
+    }
+}
+
 impl Kept {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Block>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shelf> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -72,50 +159,24 @@ impl Kept {
     /// memory.
     fn take(&self, bytes: usize) -> Option<Block> {
         let bytes = bytes.max(1).checked_next_multiple_of(STEP)?;
-        if let Some(block) = self.fitting(bytes) {
+        let mut shelf = self.lock();
+        shelf.now += 1;
+        if let Some(block) = shelf.fitting(bytes) {
             return Some(block);
         }
-        self.let_go_of(bytes);
-        Block::new(bytes)
-    }
-
-    fn fitting(&self, bytes: usize) -> Option<Block> {
-        let mut kept = self.lock();
-        let fits = |block: &Block| (bytes..=bytes + bytes / 4).contains(&block.layout.size());
-        // Of blocks of one size the one kept last: some of it is in a cache still.
-        let best = (0..kept.len()).rev().filter(|i| fits(&kept[*i])).min_by_key(|i| kept[*i].layout.size())?;
-        Some(kept.remove(best))
-    }
-
-    /// The blocks that have been kept longest, until `bytes` are free.
-    fn let_go_of(&self, bytes: usize) {
-        let mut kept = self.lock();
-        let mut free = 0;
-        let gone = kept.iter().take_while(|block| {
-            let more = free < bytes;
-            free += block.layout.size();
-            more
-        });
-        let gone = gone.count();
-        let gone: Vec<Block> = kept.drain(..gone).collect();
-        drop(kept);
+        shelf.missed(bytes);
+        let gone = shelf.let_go_of(bytes);
+        drop(shelf);
         drop(gone);
+        Block::new(bytes)
     }
 
     /// The blocks that have been kept longest make room.
     fn keep(&self, block: Block) {
-        let mut kept = self.lock();
-        kept.push(block);
-        let mut room = KEPT_BYTES;
-        let stay = kept.iter().rev().take_while(|block| {
-            let fits = block.layout.size() <= room;
-            room = room.saturating_sub(block.layout.size());
-            fits
-        });
-        let stay = stay.count();
-        let gone = kept.len() - stay;
-        let gone: Vec<Block> = kept.drain(..gone).collect();
-        drop(kept);
+        let mut shelf = self.lock();
+        shelf.blocks.push(Resting { block, extra: false });
+        let gone = shelf.make_room();
+        drop(shelf);
         drop(gone);
     }
 }
@@ -232,11 +293,49 @@ mod tests {
         }
     }
 
+    fn sizes(pool: &Kept) -> Vec<usize> {
+        pool.lock().blocks.iter().map(|resting| resting.block.layout.size()).collect()
+    }
+
+    #[test]
+    fn what_is_used_again_at_once_is_kept_and_no_longer() {
+        let pool = Kept(std::sync::Mutex::new(Shelf::new()));
+        let (large, round) = (70 << 20, || {
+            let three = [(); 3].map(|()| pool.take(70 << 20).expect("memory"));
+            three.into_iter().for_each(|block| pool.keep(block));
+        });
+        round();
+        assert_eq!(sizes(&pool), [large], "a first time may be the last one");
+        (0..2).for_each(|_| round());
+        for _ in 0..RECENT {
+            round();
+            assert_eq!(sizes(&pool), [large; 3]);
+        }
+        let rest: Vec<Block> = (0..RECENT + 1).map(|_| pool.take(1).expect("memory")).collect();
+        assert!(rest.len() > RECENT && sizes(&pool).len() < 3);
+        rest.into_iter().for_each(|block| pool.keep(block));
+        assert!(sizes(&pool).iter().sum::<usize>() <= KEPT_BYTES, "nobody has asked for so much for long");
+        assert_eq!(pool.lock().room, KEPT_BYTES);
+    }
+
+    #[test]
+    fn what_the_last_step_has_left_is_not_kept_for_the_next() {
+        let pool = Kept(std::sync::Mutex::new(Shelf::new()));
+        for _ in 0..3 {
+            let all: Vec<Block> = (1..4 * RECENT).map(|i| pool.take(i << 19).expect("memory")).collect();
+            let before: usize = sizes(&pool).iter().sum();
+            assert!(before <= KEPT_BYTES);
+            all.into_iter().for_each(|block| pool.keep(block));
+            let after: usize = sizes(&pool).iter().sum();
+            assert!(after <= KEPT_BYTES, "{after}");
+        }
+    }
+
     #[test]
     fn blocks_come_back_and_the_oldest_make_room() {
-        let pool = Kept(std::sync::Mutex::new(Vec::new()));
+        let pool = Kept(std::sync::Mutex::new(Shelf::new()));
         let place = |block: &Block| block.start().addr();
-        let sizes = || pool.lock().iter().map(|block| block.layout.size()).collect::<Vec<_>>();
+        let sizes = || sizes(&pool);
         let mut block = pool.take(5 << 20).expect("memory");
         assert!(block.numbers().len() == 5 << 18 && block.numbers().iter().all(|x| *x == 0.0));
         block.numbers().fill(1.0);
@@ -255,7 +354,7 @@ mod tests {
             pool.keep(a);
             pool.keep(b);
         }
-        pool.lock().clear();
+        pool.lock().blocks.clear();
         for bytes in [6, 30, 40, 50] {
             pool.keep(pool.take(bytes << 20).expect("memory"));
         }

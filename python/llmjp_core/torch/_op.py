@@ -17,6 +17,9 @@ from ..errors import DeviceError, UnsupportedInputError
 NAMESPACE = "llmjp_core"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Names of torch's that every call asks.
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active
 
 Kernel = Callable[..., Any]
 Gradients = tuple[torch.Tensor | None, ...]
@@ -92,7 +95,7 @@ class Op:
     ) -> None:
         """`alone` gives the first output only, for calls without gradients. With `tells_wanted` the rule finds which
         tensors want a gradient at the end of `rest`."""
-        self.name, self.kernel, self.names = name, eager_kernel or kernel, tuple(names)
+        self.name, self.kernel, self.names, self.count = name, eager_kernel or kernel, tuple(names), len(names)
         self.alone = alone or self.kernel
         self.backward_kernel, self.save, self.rule = eager_backward or backward_kernel, save, rule
         self.tells_wanted = tells_wanted
@@ -106,21 +109,17 @@ class Op:
 
     def __call__(self, *inputs: Any) -> Any:
         """The first output; the others are kept for the backward pass."""
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack() > 0
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if _is_compiling() or _modes() > 0 or _transforms():
             return self._by_dispatcher(inputs)
         wants_gradient = False
-        for tensor in inputs[: len(self.names)]:
+        for tensor in inputs[: self.count]:
             if tensor is not None:
                 if type(tensor) not in _PLAIN:
                     return self._by_dispatcher(inputs)
                 if not tensor.is_cpu:
                     on_cpu(self.name, **dict(zip(self.names, inputs, strict=False)))
                 wants_gradient = wants_gradient or tensor.requires_grad
-        if wants_gradient and torch.is_grad_enabled():
+        if wants_gradient and _is_grad_enabled():
             return self.apply(*inputs)
         return _first(self.alone(*inputs))
 
@@ -132,7 +131,7 @@ class Op:
         """What `save` kept beside tensors and, for a rule that `tells_wanted`, which tensors want a gradient."""
         if not self.tells_wanted:
             return ctx.rest  # type: ignore[no-any-return]
-        return (*ctx.rest, list(ctx.needs_input_grad[: len(self.names)]))
+        return (*ctx.rest, list(ctx.needs_input_grad[: self.count]))
 
     def _register_gradients(self) -> None:
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -125,7 +125,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x·wᵀ + b."""
     x, w, b = _cast(input, weight, bias)
     assert x is not None and w is not None
-    _one_dtype("linear", input=x, weight=w, bias=b)
+    if x.dtype is not w.dtype or b is not None:
+        _one_dtype("linear", input=x, weight=w, bias=b)
     return _ops.linear(x, w, b)  # type: ignore[no-any-return]
 
 
@@ -218,6 +219,8 @@ def varlen_attn(
 
 def _window(op: str, window_size: tuple[int, int], is_causal: bool) -> tuple[int, int]:
     """(left, right), -1 for no limit."""
+    if window_size == (-1, -1):
+        return -1, 0 if is_causal else -1
     try:
         left, right = window_size
         fits = int(left) == left >= -1 and int(right) == right >= -1

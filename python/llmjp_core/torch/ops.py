@@ -9,7 +9,7 @@ dtypes and shapes and writes them. Sums of weight gradients are float32 inside.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,20 +55,30 @@ def _fake_like(x: Tensor) -> Tensor:
 
 def _sums_like(w: Tensor) -> Tensor:
     """Where the gradient of a weight is added up; what is in it does not matter."""
-    return torch.empty_like(w, dtype=torch.float32)
+    return like(w) if w.dtype is torch.float32 else torch.empty_like(w, dtype=torch.float32)
 
 
 def _rounded(sums: Tensor, w: Tensor) -> Tensor:
     return sums if w.dtype is torch.float32 else sums.to(w.dtype)
 
 
+def _floats(x: Tensor, count: int) -> Tensor:
+    """A place for as many float32. (An extent in a tuple: 3 us more, a dtype: 0.4)"""
+    return x.new_empty(count) if x.dtype is torch.float32 else x.new_empty(count, dtype=torch.float32)
+
+
 def _of_rows(x: Tensor, w: Tensor, numbers: int) -> Tensor:
-    """A place for as many float32 of each row. (An extent in a tuple: 3 us more)"""
-    return x.new_empty(numbers * (x.numel() // (w.numel() or 1)), dtype=torch.float32)
+    """As many float32 of each row."""
+    return _floats(x, numbers * (x.numel() // (w.numel() or 1)))
 
 
 def _fake_of_rows(x: Tensor, w: Tensor, numbers: int) -> Tensor:
     return x.new_empty(numbers * (x.numel() // w.numel()), dtype=torch.float32)
+
+
+def _all(dy: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """What is not there as nothing."""
+    return tuple(dy.new_empty(0) if x is None else x for x in gradients)
 
 
 # --- rms_norm: y = x·w / √(mean(x²) + eps) over the last dimension; x (.., D), w (D)
@@ -79,6 +89,13 @@ def _rms_norm(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y, rstd = like(x), _of_rows(x, w, 1)
     _rust.rms_norm_forward(y, rstd, x, w, eps)
     return y, rstd
+
+
+def _rms_norm_alone(x: Tensor, w: Tensor, eps: float) -> Tensor:
+    x = x.contiguous()
+    y = like(x)
+    _rust.rms_norm_forward(y, None, x, w.contiguous(), eps)
+    return y
 
 
 def _rms_norm_fake(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -109,6 +126,7 @@ rms_norm = Op(
     backward_fake=lambda dy, x, rstd, w: (_fake_like(x), _fake_like(w)),
     save=lambda inputs, outputs: ((inputs[0], outputs[1], inputs[1]), ()),
     rule=_rms_norm_rule,
+    alone=_rms_norm_alone,
 )
 
 
@@ -120,6 +138,13 @@ def _layer_norm(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[
     y, stats = like(x), _of_rows(x, w, 2)
     _rust.layer_norm_forward(y, stats, x, w, None if bias is None else bias.contiguous(), eps)
     return y, stats
+
+
+def _layer_norm_alone(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    x = x.contiguous()
+    y = like(x)
+    _rust.layer_norm_forward(y, None, x, w.contiguous(), None if bias is None else bias.contiguous(), eps)
+    return y
 
 
 def _layer_norm_fake(x: Tensor, w: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -151,6 +176,7 @@ layer_norm = Op(
     backward_fake=lambda dy, x, stats, w: (_fake_like(x), _fake_like(w), _fake_like(w)),
     save=lambda inputs, outputs: ((inputs[0], outputs[1], inputs[1]), (inputs[2] is not None,)),
     rule=_layer_norm_rule,
+    alone=_layer_norm_alone,
 )
 
 
@@ -225,22 +251,41 @@ gated_mlp = Op(
 
 def _linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     x, w = x.contiguous(), w.contiguous()
-    y = x.new_empty((*x.shape[:-1], w.shape[0]))
+    y = like_rows(x, w.shape[0])
     _rust.linear_forward(y, x, w, None if bias is None else bias.contiguous())
     return y
 
 
-def _linear_backward(dy: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _linear_backward(
+    dy: Tensor, x: Tensor, w: Tensor, of_x: bool = True, of_w: bool = True, of_bias: bool = True
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of those that are wanted. The gradient of the bias goes with that of the weight."""
     dy, x, w = dy.contiguous(), x.contiguous(), w.contiguous()
-    dx, dw, dbias = like(x), _sums_like(w), w.new_empty(w.shape[0], dtype=torch.float32)
-    _rust.linear_backward_input(dx, dy, w)
-    _rust.linear_backward_weight(dw, dbias, dy, x)
-    return dx, _rounded(dw, w), _rounded(dbias, w)
+    dx = dw = dbias = None
+    if of_x:
+        dx = like(x)
+        _rust.linear_backward_input(dx, dy, w)
+    if of_w or of_bias:
+        dw, dbias = _sums_like(w), _floats(w, w.shape[0]) if of_bias else None
+        _rust.linear_backward_weight(dw, dbias, dy, x)
+        dw, dbias = _rounded(dw, w), None if dbias is None else _rounded(dbias, w)
+    return dx, dw, dbias
+
+
+def _linear_backward_fake(
+    dy: Tensor, x: Tensor, w: Tensor, of_x: bool, of_w: bool, of_bias: bool
+) -> tuple[Tensor, ...]:
+    whole = of_w or of_bias
+    return (
+        _fake_like(x) if of_x else dy.new_empty(0),
+        _fake_like(w) if whole else dy.new_empty(0),
+        w.new_empty(w.shape[0] if of_bias else 0),
+    )
 
 
 def _linear_rule(kernel: Kernel, saved: Saved, rest: Rest, dy: Tensor) -> Gradients:
-    dx, dw, dbias = kernel(dy, *saved)
-    return dx, dw, (dbias if rest[0] else None)
+    (wanted,) = rest
+    return tuple(x if want else None for x, want in zip(kernel(dy, *saved, *wanted), wanted, strict=True))
 
 
 linear = Op(
@@ -250,12 +295,14 @@ linear = Op(
     _linear,
     lambda x, w, bias: x.new_empty((*x.shape[:-1], w.shape[0])),
     names=("input", "weight", "bias"),
-    backward_inputs="Tensor dy, Tensor input, Tensor weight",
+    backward_inputs="Tensor dy, Tensor input, Tensor weight, bool of_input, bool of_weight, bool of_bias",
     backward_outputs="(Tensor, Tensor, Tensor)",
-    backward_kernel=_linear_backward,
-    backward_fake=lambda dy, x, w: (_fake_like(x), _fake_like(w), w.new_empty(w.shape[0])),
-    save=lambda inputs, outputs: (inputs[:2], (inputs[2] is not None,)),
+    backward_kernel=lambda dy, *inputs: _all(dy, _linear_backward(dy, *inputs)),
+    backward_fake=_linear_backward_fake,
+    save=lambda inputs, outputs: (inputs[:2], ()),
     rule=_linear_rule,
+    eager_backward=_linear_backward,
+    tells_wanted=True,
 )
 
 
@@ -313,11 +360,15 @@ def _turned(q: Tensor, k: Tensor | None) -> Tensor:
 
 def _attended(q: Tensor, k: Tensor | None) -> Tensor:
     """A place for the result."""
-    return torch.empty_like(q) if k is not None else q.new_empty((*q.shape[:3], q.shape[3] // 3))
+    return _placed_like(q) if k is not None else q.new_empty((*q.shape[:3], q.shape[3] // 3))
 
 
 def _lse(q: Tensor) -> Tensor:
-    return q.new_empty(q.numel() // (q.shape[3] or 1), dtype=torch.float32)
+    return _floats(q, q.numel() // (q.shape[3] or 1))
+
+
+def _contiguous(*tensors: Tensor | None) -> Iterator[Tensor | None]:
+    return (None if x is None else x.contiguous() for x in tensors)
 
 
 def _attention(
@@ -338,11 +389,9 @@ def _attention(
     out, lse = _attended(q, k), _lse(q) if kept else None
     if k is not None and v is not None:
         k, v = _rows(k), _rows(v)
-    turned = None
-    if cos is not None and sin is not None:
-        turned, cos, sin = _turned(q, k), cos.contiguous(), sin.contiguous()
-    if documents is not None:
-        documents = documents.contiguous()
+    turned = None if cos is None else _turned(q, k)
+    if cos is not None or documents is not None:
+        cos, sin, documents = _contiguous(cos, sin, documents)
     _rust.attention_forward(out, lse, turned, q, k, v, cos, sin, documents, scale, left, right, heads_first)
     return out, lse, turned
 
@@ -388,10 +437,8 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     dout, out, lse, q = _rows(dout), _rows(out), lse.contiguous(), _rows(q)
     k, v = None if k is None else _rows(k), None if v is None else _rows(v)
-    if cos is not None and sin is not None:
-        cos, sin = cos.contiguous(), sin.contiguous()
-    if documents is not None:
-        documents = documents.contiguous()
+    if cos is not None or documents is not None:
+        cos, sin, documents = _contiguous(cos, sin, documents)
     dq, dk, dv = _gradients(out, q, k, v)
     _rust.attention_backward(
         dq, dk, dv, dout, out, lse, q, k, v, cos, sin, documents, scale, left, right, heads_first
@@ -399,16 +446,11 @@ def _attention_backward(
     return dq, dk, dv
 
 
-def _all(gradients: tuple[Tensor, Tensor | None, Tensor | None]) -> tuple[Tensor, ...]:
-    """What is not there as nothing."""
-    return tuple(gradients[0].new_empty(0) if x is None else x for x in gradients)
-
-
 def _attention_backward_fake(
     dout: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     of = (out, v, v) if k is None and v is not None else (q, k, v)
-    return _all(tuple(None if x is None else torch.empty_like(x) for x in of))  # type: ignore[arg-type]
+    return _all(dout, [None if x is None else torch.empty_like(x) for x in of])
 
 
 def _attention_save(inputs: Rest, outputs: Any) -> tuple[tuple[Tensor, ...], Rest]:
@@ -435,7 +477,7 @@ attention = Op(
     backward_inputs="Tensor dout, Tensor out, Tensor lse, Tensor query, Tensor? key, Tensor? value, Tensor? cos, "
     "Tensor? sin, Tensor? documents, float scale, int left, int right, bool heads_first",
     backward_outputs="(Tensor, Tensor, Tensor)",
-    backward_kernel=lambda *inputs: _all(_attention_backward(*inputs)),
+    backward_kernel=lambda dout, *inputs: _all(dout, _attention_backward(dout, *inputs)),
     backward_fake=_attention_backward_fake,
     save=_attention_save,
     rule=_attention_rule,

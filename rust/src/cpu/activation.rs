@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::isa::{Simd, dispatch, isa};
 use super::math::{normal, sigmoid};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -118,10 +118,8 @@ pub(super) use for_kind;
 /// y = act(x)
 pub fn forward<T: Element>(y: &mut [T], x: &[T], kind: Activation) {
     let isa = isa();
-    install(|| {
-        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
-            for_kind!(kind, K => dispatch!(isa, s => map(y, x, |x| both(s, x, K).0)));
-        });
+    share(y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)), |(y, x)| {
+        for_kind!(kind, K => dispatch!(isa, s => map(y, x, |x| both(s, x, K).0)));
     });
 }
 
@@ -133,10 +131,8 @@ fn map<T: Element>(y: &mut [T], x: &[T], f: impl Fn(f32) -> f32) {
 /// dx = dy·act′(x)
 pub fn backward<T: Element>(dx: &mut [T], dy: &[T], x: &[T], kind: Activation) {
     let isa = isa();
-    install(|| {
-        dx.par_chunks_mut(BLOCK).zip(dy.par_chunks(BLOCK)).zip(x.par_chunks(BLOCK)).for_each(|((dx, dy), x)| {
-            for_kind!(kind, K => dispatch!(isa, s => map2(dx, dy, x, |dy, x| dy * both(s, x, K).1)));
-        });
+    share(dx.par_chunks_mut(BLOCK).zip(dy.par_chunks(BLOCK)).zip(x.par_chunks(BLOCK)), |((dx, dy), x)| {
+        for_kind!(kind, K => dispatch!(isa, s => map2(dx, dy, x, |dy, x| dy * both(s, x, K).1)));
     });
 }
 

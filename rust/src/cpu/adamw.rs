@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::isa::{Simd, dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::{DType, Element};
 use crate::philox::philox;
 
@@ -59,15 +59,13 @@ pub struct Dither {
 /// the decay.
 pub fn step<P: Element, M: Element>(p: &mut [P], m: &mut [M], v: &mut [M], g: &[P], s: &Step) {
     let (isa, scalars) = (isa(), Scalars::new(s));
-    install(|| {
-        let blocks = p.par_chunks_mut(BLOCK).zip(m.par_chunks_mut(BLOCK)).zip(v.par_chunks_mut(BLOCK));
-        blocks.zip(g.par_chunks(BLOCK)).enumerate().for_each(|(i, (((p, m), v), g))| match s.dither {
-            None => dispatch!(isa, s => block(s, p, m, v, g, scalars)),
-            Some(dither) => {
-                let noise = Noise::new(dither, s.step, i);
-                dispatch!(isa, s => dithered(s, p, m, v, g, scalars, noise));
-            }
-        });
+    let blocks = p.par_chunks_mut(BLOCK).zip(m.par_chunks_mut(BLOCK)).zip(v.par_chunks_mut(BLOCK));
+    share(blocks.zip(g.par_chunks(BLOCK)).enumerate(), |(i, (((p, m), v), g))| match s.dither {
+        None => dispatch!(isa, s => block(s, p, m, v, g, scalars)),
+        Some(dither) => {
+            let noise = Noise::new(dither, s.step, i);
+            dispatch!(isa, s => dithered(s, p, m, v, g, scalars, noise));
+        }
     });
 }
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::activation::map2;
 use super::isa::{dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -17,10 +17,8 @@ const BLOCK: usize = 1 << 14;
 
 pub fn forward<T: Element>(y: &mut [T], a: &[T], b: &[T]) {
     let isa = isa();
-    install(|| {
-        y.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).for_each(|((y, a), b)| {
-            dispatch!(isa, _s => map2(y, a, b, |a, b| a + b));
-        });
+    share(y.par_chunks_mut(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)), |((y, a), b)| {
+        dispatch!(isa, _s => map2(y, a, b, |a, b| a + b));
     });
 }
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::activation::{Activation, both, for_kind, map2};
 use super::isa::{dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -25,11 +25,9 @@ pub fn forward<T: Element>(h: &mut [T], gate_up: &[T], kind: Activation, f: usiz
         return;
     }
     let isa = isa();
-    install(|| {
-        h.par_chunks_mut(f).zip(gate_up.par_chunks(2 * f)).with_min_len(4).for_each(|(h, gate_up)| {
-            let (gate, up) = gate_up.split_at(f);
-            for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
-        });
+    share(h.par_chunks_mut(f).zip(gate_up.par_chunks(2 * f)).with_min_len(4), |(h, gate_up)| {
+        let (gate, up) = gate_up.split_at(f);
+        for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
     });
 }
 
@@ -39,11 +37,9 @@ pub fn backward<T: Element>(dgate_up: &mut [T], dh: &[T], gate_up: &[T], kind: A
         return;
     }
     let isa = isa();
-    install(|| {
-        let rows = dgate_up.par_chunks_mut(2 * f).zip(dh.par_chunks(f)).zip(gate_up.par_chunks(2 * f));
-        rows.with_min_len(4).for_each(|((d, dh), gate_up)| {
-            for_kind!(kind, K => dispatch!(isa, s => row(d, dh, gate_up, |gate| both(s, gate, K))));
-        });
+    let rows = dgate_up.par_chunks_mut(2 * f).zip(dh.par_chunks(f)).zip(gate_up.par_chunks(2 * f));
+    share(rows.with_min_len(4), |((d, dh), gate_up)| {
+        for_kind!(kind, K => dispatch!(isa, s => row(d, dh, gate_up, |gate| both(s, gate, K))));
     });
 }
 
@@ -53,22 +49,18 @@ const BLOCK: usize = 1 << 14;
 /// The same with gate and up in tensors of their own, each like h.
 pub fn forward_apart<T: Element>(h: &mut [T], gate: &[T], up: &[T], kind: Activation) {
     let isa = isa();
-    install(|| {
-        h.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)).for_each(|((h, gate), up)| {
-            for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
-        });
+    share(h.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)), |((h, gate), up)| {
+        for_kind!(kind, K => dispatch!(isa, s => map2(h, gate, up, |gate, up| both(s, gate, K).0 * up)));
     });
 }
 
 /// The same with all of them apart.
 pub fn backward_apart<T: Element>(dgate: &mut [T], dup: &mut [T], dh: &[T], gate: &[T], up: &[T], kind: Activation) {
     let isa = isa();
-    install(|| {
-        let out = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-        let blocks = out.zip(dh.par_chunks(BLOCK)).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
-        blocks.for_each(|((((dgate, dup), dh), gate), up)| {
-            for_kind!(kind, K => dispatch!(isa, s => parts(dgate, dup, dh, gate, up, |gate| both(s, gate, K))));
-        });
+    let out = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+    let blocks = out.zip(dh.par_chunks(BLOCK)).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
+    share(blocks, |((((dgate, dup), dh), gate), up)| {
+        for_kind!(kind, K => dispatch!(isa, s => parts(dgate, dup, dh, gate, up, |gate| both(s, gate, K))));
     });
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::cast::as_f32;
 use super::isa::{Simd, dispatch, isa};
 use super::math::{add_row, sum, sums3};
-use super::parallel::install;
+use super::parallel::share;
 use super::rms_norm::{TASK, accumulate, add, with_wide};
 use super::scratch::with_scratch;
 use crate::dtype::Element;
@@ -47,17 +47,14 @@ pub fn forward<T: Element>(
         return;
     }
     let isa = isa();
-    install(|| {
-        let inputs = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d));
-        let tasks = inputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK));
-        tasks.for_each(|(((y, x), mean), rstd)| {
-            with_wide::<T, _>(d, |wide| {
-                dispatch!(isa, s => {
-                    for (((y, x), mean), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(mean).zip(rstd) {
-                        (*mean, *rstd) = row(s, y, as_f32(wide, x), w, bias, eps);
-                    }
-                })
-            });
+    let inputs = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d));
+    share(inputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK)), |(((y, x), mean), rstd)| {
+        with_wide::<T, _>(d, |wide| {
+            dispatch!(isa, s => {
+                for (((y, x), mean), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(mean).zip(rstd) {
+                    (*mean, *rstd) = row(s, y, as_f32(wide, x), w, bias, eps);
+                }
+            })
         });
     });
 }
@@ -100,19 +97,17 @@ pub fn forward_add<T: Element>(
         return;
     }
     let isa = isa();
-    install(|| {
-        let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
-        let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d));
-        let tasks = outputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK)).zip(inputs);
-        tasks.for_each(|((((y, sum), mean), rstd), (x, residual))| {
-            with_wide::<T, _>(d, |wide| {
-                dispatch!(isa, s => {
-                    add(sum, x, residual);
-                    for (((y, sum), mean), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(mean).zip(rstd) {
-                        (*mean, *rstd) = row(s, y, as_f32(wide, sum), w, bias, eps);
-                    }
-                })
-            });
+    let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
+    let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d));
+    let tasks = outputs.zip(mean.par_chunks_mut(TASK)).zip(rstd.par_chunks_mut(TASK)).zip(inputs);
+    share(tasks, |((((y, sum), mean), rstd), (x, residual))| {
+        with_wide::<T, _>(d, |wide| {
+            dispatch!(isa, s => {
+                add(sum, x, residual);
+                for (((y, sum), mean), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(mean).zip(rstd) {
+                    (*mean, *rstd) = row(s, y, as_f32(wide, sum), w, bias, eps);
+                }
+            })
         });
     });
 }

@@ -24,5 +24,6 @@ pub mod peak;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scratch;
+mod team;
 #[cfg(test)]
 mod testing;

@@ -1,7 +1,13 @@
 //! Cutting work into pieces that depend on the shape alone, so that any number of threads gives the same bits.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rayon::iter::plumbing::{Producer, ProducerCallback};
+use rayon::prelude::*;
+
+use super::team::{Team, Turn};
 
 /// The pool, and the process that built it: after a fork its threads do not exist any more.
 static POOL: Mutex<Option<(u32, usize, Arc<rayon::ThreadPool>)>> = Mutex::new(None);
@@ -29,6 +35,26 @@ fn pool() -> Arc<rayon::ThreadPool> {
             let fresh = build(threads);
             // A pool from before a fork has no threads to join: it must not be dropped.
             std::mem::forget(slot.replace((here, threads, fresh.clone())));
+            fresh
+        }
+    }
+}
+
+/// The same threads once more, for [`share`], and the process that built them.
+static TEAM: Mutex<Option<(u32, Arc<Team>)>> = Mutex::new(None);
+
+fn team() -> Arc<Team> {
+    let threads = num_threads();
+    let mut slot = TEAM.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let here = std::process::id();
+    match &*slot {
+        Some((owner, team)) if *owner == here && team.threads() == threads => team.clone(),
+        _ => {
+            let fresh = Arc::new(Team::new(threads));
+            let before = slot.replace((here, fresh.clone()));
+            if before.as_ref().is_some_and(|(owner, _)| *owner != here) {
+                std::mem::forget(before); // its lock may be held by a thread that does not exist any more
+            }
             fresh
         }
     }
@@ -104,9 +130,65 @@ fn become_alone() -> bool {
     }
 }
 
+/// Calls `work` for each item, in any order: for ops that go through memory once, where waking threads counts.
+pub fn share<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send + Sync) {
+    match ALONE.get() {
+        Alone::Working => return items.with_producer(InOrder(work)),
+        Alone::Never if rayon::current_thread_index().is_some() => return items.for_each(work),
+        _ => (),
+    }
+    let (len, team) = (items.len(), team());
+    match team.turn() {
+        _ if len < 2 || team.threads() == 1 => items.with_producer(InOrder(work)),
+        Some(turn) => items.with_producer(Shared { turn, len, parts: len.min(PARTS * team.threads()), work }),
+        None => pool().install(|| items.for_each(work)),
+    }
+}
+
+/// Parts of shared work that a thread has on average: one that is held up elsewhere leaves some to the others.
+const PARTS: usize = 4;
+
+struct InOrder<F>(F);
+
+impl<T, F: Fn(T)> ProducerCallback<T> for InOrder<F> {
+    type Output = ();
+
+    fn callback<P: Producer<Item = T>>(self, items: P) {
+        items.into_iter().for_each(self.0);
+    }
+}
+
+struct Shared<'a, F> {
+    turn: Turn<'a>,
+    len: usize,
+    parts: usize,
+    work: F,
+}
+
+impl<T, F: Fn(T) + Sync> ProducerCallback<T> for Shared<'_, F> {
+    type Output = ();
+
+    fn callback<P: Producer<Item = T>>(self, mut items: P) {
+        let (mut parts, mut len) = (Vec::with_capacity(self.parts), self.len);
+        for left in (1..self.parts).rev() {
+            let (part, rest) = items.split_at(len / (left + 1));
+            len -= len / (left + 1);
+            items = rest;
+            parts.push(Mutex::new(Some(part)));
+        }
+        parts.push(Mutex::new(Some(items)));
+        let next = AtomicUsize::new(0);
+        self.turn.run(self.parts - 1, &|| {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let part = part.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+                part.into_iter().for_each(|part| part.into_iter().for_each(&self.work));
+            }
+        });
+    }
+}
+
 /// Calls `work(i)` for every `i < count`, in any order.
 pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
-    use rayon::prelude::*;
     if count <= 1 {
         (0..count).for_each(work);
         return;
@@ -116,12 +198,11 @@ pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
 
 /// x = 0. Fresh memory is slow to write for the first time, so that is shared out too.
 pub fn zero(x: &mut [f32]) {
-    use rayon::prelude::*;
     const PART: usize = 1 << 20;
     if x.len() <= PART {
         return x.fill(0.0);
     }
-    install(|| x.par_chunks_mut(PART).for_each(|x| x.fill(0.0)));
+    share(x.par_chunks_mut(PART), |x| x.fill(0.0));
 }
 
 /// Rows of equal length, of which several tasks write different columns at the same time.
@@ -151,5 +232,47 @@ impl<'a, T> Columns<'a, T> {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.row, "a piece of a row");
         // SAFETY: the assertion keeps the piece inside the data, which is borrowed for 'a; the caller keeps pieces apart.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row + columns.start), columns.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1, 2, 3 and so on, made by shared work.
+    fn count_to(n: usize) -> Vec<usize> {
+        let mut numbers = vec![0; n];
+        share(numbers.par_chunks_mut(7).enumerate(), |(i, part)| {
+            part.iter_mut().enumerate().for_each(|(j, x)| *x += 7 * i + j + 1);
+        });
+        numbers
+    }
+
+    #[test]
+    fn shared_work_is_done_once_wherever_it_is_asked_for() {
+        for n in [0, 1, 7, 8, 100, 1000] {
+            let want: Vec<usize> = (1..=n).collect();
+            assert_eq!(count_to(n), want);
+            assert_eq!(install(|| count_to(n)), want, "in the pool");
+            assert_eq!(alone(true, || count_to(n)), want, "alone");
+            assert_eq!(count_to(n), want, "by a thread that has been alone");
+            let inside = Mutex::new(Vec::new());
+            share((0..3).into_par_iter(), |_| inside.lock().expect("no panic").push(count_to(n)));
+            assert_eq!(inside.into_inner().expect("no panic"), vec![want.clone(); 3], "in shared work");
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| count_to(n))).collect();
+                all.into_iter().for_each(|one| assert_eq!(one.join().expect("no panic"), want, "by four at once"));
+            });
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_can_change() {
+        let before = num_threads();
+        for threads in [1, 3, before] {
+            set_num_threads(threads);
+            assert_eq!(count_to(100), (1..=100).collect::<Vec<_>>());
+            assert_eq!(team().threads(), num_threads());
+        }
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::cast::as_f32;
 use super::isa::{Isa, Simd, dispatch, isa};
 use super::math::{add_row, sum, sums3};
-use super::parallel::install;
+use super::parallel::share;
 use super::scratch::with_scratch;
 use crate::dtype::{DType, Element};
 
@@ -34,16 +34,14 @@ pub fn forward<T: Element>(y: &mut [T], rstd: &mut [f32], x: &[T], w: &[T], eps:
         return;
     }
     let isa = isa();
-    install(|| {
-        let tasks = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d)).zip(rstd.par_chunks_mut(TASK));
-        tasks.for_each(|((y, x), rstd)| {
-            with_wide::<T, _>(d, |wide| {
-                dispatch!(isa, _s => {
-                    for ((y, x), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd) {
-                        *rstd = row(y, as_f32(wide, x), w, eps);
-                    }
-                })
-            });
+    let tasks = y.par_chunks_mut(TASK * d).zip(x.par_chunks(TASK * d)).zip(rstd.par_chunks_mut(TASK));
+    share(tasks, |((y, x), rstd)| {
+        with_wide::<T, _>(d, |wide| {
+            dispatch!(isa, _s => {
+                for ((y, x), rstd) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd) {
+                    *rstd = row(y, as_f32(wide, x), w, eps);
+                }
+            })
         });
     });
 }
@@ -82,18 +80,16 @@ pub fn forward_add<T: Element>(
         return;
     }
     let isa = isa();
-    install(|| {
-        let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
-        let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d)).zip(rstd.par_chunks_mut(TASK));
-        outputs.zip(inputs).for_each(|(((y, sum), rstd), (x, residual))| {
-            with_wide::<T, _>(d, |wide| {
-                dispatch!(isa, _s => {
-                    add(sum, x, residual);
-                    for ((y, sum), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(rstd) {
-                        *rstd = row(y, as_f32(wide, sum), w, eps);
-                    }
-                })
-            });
+    let inputs = x.par_chunks(TASK * d).zip(residual.par_chunks(TASK * d));
+    let outputs = y.par_chunks_mut(TASK * d).zip(sum.par_chunks_mut(TASK * d)).zip(rstd.par_chunks_mut(TASK));
+    share(outputs.zip(inputs), |(((y, sum), rstd), (x, residual))| {
+        with_wide::<T, _>(d, |wide| {
+            dispatch!(isa, _s => {
+                add(sum, x, residual);
+                for ((y, sum), rstd) in y.chunks_exact_mut(d).zip(sum.chunks_exact(d)).zip(rstd) {
+                    *rstd = row(y, as_f32(wide, sum), w, eps);
+                }
+            })
         });
     });
 }
@@ -140,11 +136,9 @@ pub(super) fn accumulate<T: Element>(
         return;
     }
     with_scratch((dx.len() / d).div_ceil(ROWS) * size, |partial| {
-        install(|| {
-            dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(size)).enumerate().for_each(|(p, (dx, partial))| {
-                partial.fill(0.0);
-                rows(p * ROWS, dx, partial);
-            });
+        share(dx.par_chunks_mut(ROWS * d).zip(partial.par_chunks_mut(size)).enumerate(), |(p, (dx, partial))| {
+            partial.fill(0.0);
+            rows(p * ROWS, dx, partial);
         });
         partial.chunks_exact(size).for_each(|partial| dispatch!(isa, _s => add_row(total, partial)));
     });

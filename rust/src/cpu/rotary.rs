@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::heads::{Heads, Operand, Place};
 use super::isa::{Isa, Simd, dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -105,14 +105,12 @@ pub fn rotate<T: Element>(
     sign: f32,
 ) {
     let (isa, half, pairing) = (isa(), table.half(), table.pairing);
-    install(|| {
-        qkv.par_chunks_mut(row).enumerate().with_min_len(16).for_each(|(n, token)| {
-            let (cos, sin) = table.at(start + n % time);
-            for a in 0..heads.count {
-                let head = &mut token[heads.offset + a * heads.stride..][..2 * half];
-                dispatch!(isa, s => turn(s, head, pairing, cos, sin, sign));
-            }
-        });
+    share(qkv.par_chunks_mut(row).enumerate().with_min_len(16), |(n, token)| {
+        let (cos, sin) = table.at(start + n % time);
+        for a in 0..heads.count {
+            let head = &mut token[heads.offset + a * heads.stride..][..2 * half];
+            dispatch!(isa, s => turn(s, head, pairing, cos, sin, sign));
+        }
     });
 }
 
@@ -142,16 +140,14 @@ fn each_token<T: Element>(
     work: impl Fn(Isa, &mut [T], usize, usize, usize, (Pairing, &[f32], &[f32])) + Sync,
 ) {
     let (isa, grid) = (isa(), *y.grid());
-    install(|| {
-        (0..grid.batch * grid.time).into_par_iter().with_min_len(16).for_each(|n| {
-            let (b, t) = (n / grid.time, n % grid.time);
-            let table = &tables[if tables.len() == 1 { 0 } else { b }];
-            let (cos, sin) = table.at(t);
-            for a in 0..grid.count {
-                // SAFETY: no other task has this token, and the piece ends with this call.
-                work(isa, unsafe { y.row(b, t, a) }, b, t, a, (table.pairing, cos, sin));
-            }
-        });
+    share((0..grid.batch * grid.time).into_par_iter().with_min_len(16), |n| {
+        let (b, t) = (n / grid.time, n % grid.time);
+        let table = &tables[if tables.len() == 1 { 0 } else { b }];
+        let (cos, sin) = table.at(t);
+        for a in 0..grid.count {
+            // SAFETY: no other task has this token, and the piece ends with this call.
+            work(isa, unsafe { y.row(b, t, a) }, b, t, a, (table.pairing, cos, sin));
+        }
     });
 }
 

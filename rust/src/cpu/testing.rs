@@ -88,7 +88,7 @@ macro_rules! each_dtype {
 
 pub(super) use each_dtype;
 
-/// `work` gives the same bits with 1, 2, 3 and 7 threads, on each instruction set.
+/// `work` gives the same bits with 1, 2, 3 and 7 threads, and called from outside a pool, on each instruction set.
 pub(super) fn same_on_all_threads<T: Element>(what: &str, work: impl Fn() -> Vec<T> + Sync) {
     for isa in isa::all() {
         let run = |threads: usize| {
@@ -100,6 +100,9 @@ pub(super) fn same_on_all_threads<T: Element>(what: &str, work: impl Fn() -> Vec
         for threads in [2, 3, 7] {
             assert!(one == run(threads), "{what}: {threads} threads give other bits ({})", isa.name());
         }
+        let outside = isa::with(isa, &work);
+        let same = one == bytemuck::cast_slice::<T, u8>(&outside);
+        assert!(same, "{what}: the threads that share work give other bits ({})", isa.name());
     }
 }
 

@@ -23,6 +23,7 @@ use self::pool::pooled;
 use self::tensor::{Any, Tensor, apart, typed, unsupported};
 use super::error::PyError;
 use crate::cpu::parallel::{self, alone};
+use crate::cpu::scratch::with_scratch;
 use crate::error::Result as CoreResult;
 use crate::ops;
 use crate::ops::activation::Activation;
@@ -57,15 +58,40 @@ fn activation(kind: &str) -> PyResult<Activation> {
     }
 }
 
-/// y, x (.., D), rstd (..), w (D).
+/// Lends `work` the place for `count` numbers that the backward pass needs, or one that is forgotten.
+fn kept_or_not(
+    kept: Option<&mut Tensor>,
+    count: usize,
+    work: impl FnOnce(&mut [f32]) -> CoreResult<()>,
+) -> CoreResult<()> {
+    match kept {
+        Some(kept) => work(kept.slice_mut()?),
+        None => with_scratch(count, work),
+    }
+}
+
+/// y, x (.., D), rstd (..) if there are to be gradients, w (D).
 #[pyfunction]
-fn rms_norm_forward(py: Python<'_>, y: &Any<'_>, rstd: &Any<'_>, x: &Any<'_>, w: &Any<'_>, eps: f64) -> PyResult<()> {
-    let read = |name, value| Tensor::read("rms_norm", name, value);
-    let (mut y, mut rstd, x, w) = (read("y", y)?, read("rstd", rstd)?, read("input", x)?, read("weight", w)?);
-    checked(apart(&[&y, &rstd], &[Some(&x), Some(&w)]))?;
+#[pyo3(signature = (y, rstd, x, w, eps))]
+fn rms_norm_forward(
+    py: Python<'_>,
+    y: &Any<'_>,
+    rstd: Option<&Any<'_>>,
+    x: &Any<'_>,
+    w: &Any<'_>,
+    eps: f64,
+) -> PyResult<()> {
+    let op = "rms_norm";
+    let read = |name, value| Tensor::read(op, name, value);
+    let (mut y, mut rstd) = (read("y", y)?, Tensor::optional(op, "rstd", rstd)?);
+    let (x, w) = (read("input", x)?, read("weight", w)?);
+    let written: Vec<_> = [Some(&y), rstd.as_ref()].into_iter().flatten().collect();
+    checked(apart(&written, &[Some(&x), Some(&w)]))?;
     typed!(x, T => {
         run(py, x.count(), || {
-            ops::rms_norm::forward(y.view_mut::<T>()?, rstd.slice_mut()?, x.view()?, w.row()?, eps)
+            kept_or_not(rstd.as_mut(), x.rows(), |rstd| {
+                ops::rms_norm::forward(y.view_mut::<T>()?, rstd, x.view()?, w.row()?, eps)
+            })
         })
     })
 }
@@ -97,13 +123,13 @@ fn rms_norm_backward(
     })
 }
 
-/// y, x (.., D), stats (2N: the means, then 1/deviation), w, bias (D).
+/// y, x (.., D), stats (2N: the means, then 1/deviation) if there are to be gradients, w, bias (D).
 #[pyfunction]
 #[pyo3(signature = (y, stats, x, w, bias, eps))]
 fn layer_norm_forward(
     py: Python<'_>,
     y: &Any<'_>,
-    stats: &Any<'_>,
+    stats: Option<&Any<'_>>,
     x: &Any<'_>,
     w: &Any<'_>,
     bias: Option<&Any<'_>>,
@@ -111,14 +137,18 @@ fn layer_norm_forward(
 ) -> PyResult<()> {
     let op = "layer_norm";
     let read = |name, value| Tensor::read(op, name, value);
-    let (mut y, mut stats) = (read("y", y)?, read("stats", stats)?);
+    let (mut y, mut stats) = (read("y", y)?, Tensor::optional(op, "stats", stats)?);
     let (x, w, bias) = (read("input", x)?, read("weight", w)?, Tensor::optional(op, "bias", bias)?);
-    checked(apart(&[&y, &stats], &[Some(&x), Some(&w), bias.as_ref()]))?;
+    let written: Vec<_> = [Some(&y), stats.as_ref()].into_iter().flatten().collect();
+    checked(apart(&written, &[Some(&x), Some(&w), bias.as_ref()]))?;
     typed!(x, T => {
         run(py, x.count(), || {
             let bias = bias.as_ref().map(Tensor::row).transpose()?;
-            let (mean, rstd) = stats.halves_mut()?;
-            ops::layer_norm::forward(y.view_mut::<T>()?, mean, rstd, x.view()?, w.row()?, bias, eps)
+            stats.as_ref().map_or(Ok(()), Tensor::expect_pairs)?;
+            kept_or_not(stats.as_mut(), 2 * x.rows(), |stats| {
+                let (mean, rstd) = stats.split_at_mut(stats.len() / 2);
+                ops::layer_norm::forward(y.view_mut::<T>()?, mean, rstd, x.view()?, w.row()?, bias, eps)
+            })
         })
     })
 }

@@ -156,7 +156,7 @@ impl<'a> Tensor<'a> {
         self.dims().last().copied().unwrap_or(1)
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.dims().split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
 
@@ -260,7 +260,7 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    fn expect_pairs(&self) -> CoreResult<()> {
+    pub(super) fn expect_pairs(&self) -> CoreResult<()> {
         if self.count().is_multiple_of(2) {
             return Ok(());
         }
