@@ -136,13 +136,18 @@ def library(
     return product
 
 
+# The stand-ins' names: one library, so that they share streams and memory.
+STAND_INS = ("libcuda.so.1", "libcublasLt.so.12")
+
+
 def driver(texts: Mapping[str, str]) -> Path:
-    """A folder with a stand-in for NVIDIA's driver, libcuda.so.1, over the given .cu texts."""
-    made = library(texts, name="driver", more=["driver.cpp"])
+    """A folder with stand-ins for NVIDIA's driver and cuBLASLt over the given .cu texts."""
+    made = library(texts, name="driver", more=["driver.cpp", "cublaslt.cpp"])
     folder = made.with_suffix("")
     folder.mkdir(exist_ok=True)
-    aside = folder / f"libcuda.so.1.{os.getpid()}"
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(made)
-    aside.replace(folder / "libcuda.so.1")
+    for name in STAND_INS:
+        aside = folder / f"{name}.{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(made)
+        aside.replace(folder / name)
     return folder

@@ -6,9 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <elf.h>
-#include <functional>
 #include <map>
-#include <mutex>
 #include <regex>
 #include <set>
 #include <sys/mman.h>
@@ -17,6 +15,9 @@
 
 #include "registry.h"
 #include "runtime.h"
+#include "stand_in.h"
+
+using namespace stand_in;
 
 extern "C" int cuda_on_cpu_launch(const char* kernel, const unsigned* grid, const unsigned* block, size_t shared,
                                   void** args, const cuda_on_cpu::Buffer* buffers, int buffer_count, uint64_t seed,
@@ -26,43 +27,22 @@ namespace {
 
 // CUresult
 enum Result {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
+    INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
     INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, UNSUPPORTED_PTX_VERSION = 222,
-    INVALID_HANDLE = 400, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719,
+    INVALID_HANDLE = 400, NOT_FOUND = 500, LAUNCH_FAILED = 719,
 };
 // CUdevice_attribute
 enum Attribute { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, MEMORY_POOLS = 115 };
-
-const char* variable(const char* name, const char* otherwise) {
-    const char* value = getenv(name);
-    return value && *value ? value : otherwise;
-}
-long number(const char* name, const char* otherwise) { return strtol(variable(name, otherwise), nullptr, 10); }
 
 int devices() { return number("CUDA_ON_CPU_DEVICES", "1"); }
 // 90 for compute capability 9.0.
 int capability() { return number("CUDA_ON_CPU_CAPABILITY", "90"); }
 
-std::recursive_mutex mutex;
 pid_t owner;    // the process that started the driver: in a child of it nothing works
 int sticky;     // the error of a kernel: everything afterwards fails with it
 int contexts;   // one a device, the address of an element
 thread_local int* current;
 int handles[16];
-
-void log(const std::string& line) {
-    if (const char* path = variable("CUDA_ON_CPU_LOG", nullptr)) {
-        if (FILE* file = fopen(path, "a")) {
-            fprintf(file, "%s\n", line.c_str());
-            fclose(file);
-        }
-    }
-}
-
-Result refuse(Result code, const std::string& why) {
-    log("refused: " + why);
-    return code;
-}
 
 // --- memory
 
@@ -97,17 +77,9 @@ std::map<size_t, size_t>::iterator find(uint64_t address) {
     auto it = std::prev(after);
     return offset < it->first + it->second ? it : memory.live.end();
 }
-bool holds(uint64_t address, size_t bytes) {
-    auto it = find(address);
-    return it != memory.live.end() &&
-           address - reinterpret_cast<uint64_t>(memory.base) + bytes <= it->first + it->second;
-}
 
 // --- streams
 
-struct Stream {
-    std::vector<std::function<int()>> queue;
-};
 std::set<Stream*> streams;
 
 int drain(Stream* stream) {
@@ -209,10 +181,41 @@ int execute(const Launch& l) {
                                     number("CUDA_ON_CPU_SEED", "2"), message, sizeof(message));
     if (!failed) return SUCCESS;
     std::string text = message;
-    return refuse(text.rfind("out of bounds", 0) == 0 ? ILLEGAL_ADDRESS : LAUNCH_FAILED, l.kernel + ": " + text);
+    return refuse(text.rfind("out of bounds", 0) == 0 ? ILLEGAL_ADDRESS : int(LAUNCH_FAILED), l.kernel + ": " + text);
 }
 
-// What every call needs but the first ones: a driver that was started here, and a context.
+}  // namespace
+
+namespace stand_in {
+
+std::recursive_mutex mutex;
+
+const char* variable(const char* name, const char* otherwise) {
+    const char* value = getenv(name);
+    return value && *value ? value : otherwise;
+}
+long number(const char* name, const char* otherwise) { return strtol(variable(name, otherwise), nullptr, 10); }
+
+void log(const std::string& line) {
+    if (const char* path = variable("CUDA_ON_CPU_LOG", nullptr)) {
+        if (FILE* file = fopen(path, "a")) {
+            fprintf(file, "%s\n", line.c_str());
+            fclose(file);
+        }
+    }
+}
+
+int refuse(int code, const std::string& why) {
+    log("refused: " + why);
+    return code;
+}
+
+bool holds(uint64_t address, size_t bytes) {
+    auto it = find(address);
+    return it != memory.live.end() &&
+           address - reinterpret_cast<uint64_t>(memory.base) + bytes <= it->first + it->second;
+}
+
 int ready() {
     if (owner != getpid()) return NOT_INITIALIZED;
     if (sticky) return sticky;
@@ -225,10 +228,8 @@ int in_stream(Stream* stream, std::function<int()> work) {
     return number("CUDA_LAUNCH_BLOCKING", "0") ? drain(stream) : SUCCESS;
 }
 
-}  // namespace
+}  // namespace stand_in
 
-#define EXPORT extern "C" __attribute__((visibility("default"))) int
-#define LOCKED std::lock_guard<std::recursive_mutex> lock(mutex)
 #define READY \
     LOCKED;   \
     if (int code = ready()) return code

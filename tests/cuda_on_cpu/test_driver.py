@@ -24,6 +24,9 @@ COMPILER, TARGETS, *BUILT = _core.cuda.built()
 OPS, KERNELS = ([name for name in names if not name.startswith("attention")] for names in BUILT)
 pytestmark = pytest.mark.skipif(not OPS, reason=f"this build has no CUDA kernels: {lc.cuda.missing()}")
 
+# What cuBLASLt multiplies.
+PRODUCTS = {"linear", "linear_cross_entropy"}
+
 SELFTEST = "import llmjp_core as lc; lc.selftest(device='cuda')"
 TARGET = "from llmjp_core import _core; print(_core.cuda.target(0, 'rms_norm'))"
 
@@ -77,7 +80,7 @@ def test_every_kernel_is_launched_and_right(run: Runner) -> None:
     assert "WRONG" not in done.out and "(cuda:0 (Stand-in 0) sm_90 kernels)" in done.out
     assert done.launched == set(KERNELS)
     tested = {line.split()[1].partition(".")[0] for line in done.out.splitlines() if line.startswith("ok ")}
-    assert tested == set(OPS)
+    assert tested == {*OPS, *PRODUCTS}
     assert done.log[-1] == "alive 0", "memory of the device was not freed"
 
 
@@ -116,6 +119,7 @@ def test_the_code_that_fits_is_loaded(run: Runner, variables: dict[str, str], ta
         ({"CUDA_ON_CPU_CAPABILITY": "75"}, ["compute capability 7.5", "8.0 (Ampere) or later"]),
         ({"CUDA_ON_CPU_POOLS": "0"}, ["no pools of memory"]),
         ({"CUDA_ON_CPU_MEMORY": "6000"}, ["OUT_OF_MEMORY", "of 6000 bytes are free", "make the batch smaller"]),
+        ({"CUDA_ON_CPU_BLAS": "3"}, ["starting cuBLASLt", "CUBLAS_STATUS_ALLOC_FAILED", "make the batch smaller"]),
         ({"LLMJP_CUDA_CODE": "sass"}, ["LLMJP_CUDA_CODE must be `ptx`", "`sass`"]),
         (
             {"CUDA_ON_CPU_CAPABILITY": "120", "CUDA_ON_CPU_NO_PTX": "1"},
@@ -183,6 +187,37 @@ print(len(results), results[0] == results[1])
     assert done.out == "2 True", done.error
 
 
+@pytest.fixture
+def without_blas(driver: Path, tmp_path: Path) -> Runner:
+    """The driver alone."""
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    (folder / "libcuda.so.1").symlink_to((driver / "libcuda.so.1").resolve())
+    return Runner(folder, tmp_path)
+
+
+# Python's folders without those that hold packages of NVIDIA, and one more.
+FOLDERS = f"""
+import os, sys, numpy
+os.symlink({str(Path(lc.__file__).parent)!r}, os.environ["FOLDER"] + "/llmjp_core")
+sys.path = [os.environ["FOLDER"], *[path for path in sys.path if not os.path.isdir(path + "/nvidia")]]
+"""
+
+
+def test_without_cublaslt(without_blas: Runner, tmp_path: Path) -> None:
+    done = without_blas(FOLDERS + SELFTEST, FOLDER=str(tmp_path))
+    done.failed_with("libcublasLt.so.12", "pip install nvidia-cublas-cu12", "LD_LIBRARY_PATH")
+    assert "launch rms_norm_fwd_f32" in "".join(done.log), "kernels need no cuBLASLt"
+
+
+def test_cublaslt_of_pip_is_found(without_blas: Runner, driver: Path, tmp_path: Path) -> None:
+    place = tmp_path / "nvidia/cublas/lib"
+    place.mkdir(parents=True)
+    (place / "libcublasLt.so.12").symlink_to((driver / "libcublasLt.so.12").resolve())
+    done = without_blas(FOLDERS + SELFTEST, FOLDER=str(tmp_path))
+    assert done.code == 0 and [line for line in done.log if line.startswith("heuristic")], done.error
+
+
 # Where the grid has to do with the result, and arguments that look alike.
 MISTAKES = [
     "rms_norm_bwd_f32 grid 4 1",
@@ -201,6 +236,13 @@ MISTAKES = [
     "adamw_f32 set 16 1000",
     "cross_entropy_f32 swap 6 7",
     "embedding_fwd_f32 set 2 0",
+    "matmul beta",
+    "matmul alpha",
+    "matmul bias",
+    "matmul swap",
+    "matmul transposed",
+    "matmul line",
+    "matmul type",
 ]
 
 

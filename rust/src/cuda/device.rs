@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::driver::{self, call, sys};
 use super::images;
+use super::matmul::Blas;
 use crate::error::{Error, Result};
 
 /// What a GPU is; asking takes none of its memory.
@@ -29,6 +30,7 @@ pub struct Device {
     modules: Mutex<HashMap<String, Module>>,
     /// By name.
     functions: Mutex<HashMap<String, Function>>,
+    blas: Mutex<Option<&'static Blas>>,
 }
 
 #[derive(Clone)]
@@ -158,13 +160,24 @@ impl Device {
         let answer = unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, handle) };
         call(answer, || format!("opening cuda:{ordinal} ({})", properties.name))?;
         let pool = pool(handle, ordinal)?;
-        Ok(Self { ordinal, properties, context, pool, modules: Mutex::default(), functions: Mutex::default() })
+        let (modules, functions, blas) = Default::default();
+        Ok(Self { ordinal, properties, context, pool, modules, functions, blas })
     }
 
     /// Makes this device the one that the calls of this thread are for.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained until the process ends.
         call(unsafe { sys::cuCtxSetCurrent(self.context) }, || format!("turning to cuda:{}", self.ordinal))
+    }
+
+    /// cuBLASLt here, started at the first call.
+    pub(super) fn blas(&self) -> Result<&'static Blas> {
+        let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(blas) = *blas {
+            return Ok(blas);
+        }
+        self.bind()?;
+        Ok(blas.insert(Box::leak(Box::new(Blas::new()?))))
     }
 
     /// What the kernels of an op are that run here, `sm_90` or `compute_80` (PTX); loads them.

@@ -130,7 +130,11 @@ impl Stream {
             let wanted = function.parameters;
             return Err(Error::Internal(format!("{} takes arguments {wanted}, got {letters}", what.kernel)));
         }
-        self.expect_own(what, args)?;
+        let memory = args.iter().enumerate().filter_map(|(number, arg)| match arg {
+            Arg::Memory(place) => place.map(|place| (number, place)),
+            _ => None,
+        });
+        self.expect_own(|| self.describe(what), memory)?;
         let [x, y] = what.grid.map(u32::try_from);
         let (Ok(x), Ok(y)) = (x, y) else {
             return Err(Error::Device(format!("{}: too large for a grid", self.describe(what))));
@@ -153,18 +157,19 @@ impl Stream {
         format!("launching {kernel} of shape {dims:?} on {}, grid {grid:?}, block {block:?}", self.device)
     }
 
-    /// All memory belongs to this stream: else kernels would not wait for each other.
-    fn expect_own(&self, what: &Launch<'_>, args: &[Arg]) -> Result<()> {
-        for (number, arg) in args.iter().enumerate() {
-            let Arg::Memory(Some(place)) = arg else { continue };
+    /// All memory (number of the argument, place) belongs to this stream: else kernels would not wait for each other.
+    pub(super) fn expect_own(
+        &self,
+        during: impl Fn() -> String,
+        memory: impl Iterator<Item = (usize, Place)>,
+    ) -> Result<()> {
+        for (number, place) in memory {
             if place.ordinal != self.device.ordinal {
                 let where_ = format!("argument {number} lies on cuda:{}", place.ordinal);
-                let do_ = "copy it there first";
-                return Err(Error::Device(format!("{}: {where_}; {do_}", self.describe(what))));
+                return Err(Error::Device(format!("{}: {where_}; copy it there first", during())));
             }
             if place.stream != self.handle.addr() {
-                let what = format!("{}: argument {number} belongs to another stream", self.describe(what));
-                return Err(Error::Internal(what));
+                return Err(Error::Internal(format!("{}: argument {number} belongs to another stream", during())));
             }
         }
         Ok(())

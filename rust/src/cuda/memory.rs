@@ -7,7 +7,8 @@ use bytemuck::Pod;
 
 use super::driver::sys;
 use super::stream::Stream;
-use crate::error::Result;
+use crate::dtype::Element;
+use crate::error::{Error, Result};
 use crate::tensor::{Device, Shape, check_count};
 
 /// Elements in the memory of a device, freed in the order of their stream.
@@ -92,9 +93,38 @@ pub struct ViewMut<'a, T> {
     lent: PhantomData<&'a mut T>,
 }
 
-impl<T> View<'_, T> {
+/// Rows `first..first + count` of a tensor, which must have them.
+fn part<T>(place: Place, shape: Shape, first: usize, count: usize) -> Result<(Place, Shape)> {
+    if first + count > shape.rows() {
+        return Err(Error::Internal(format!("rows {first} to {} of a tensor {shape:?}", first + count)));
+    }
+    let address = place.address + (first * shape.last() * size_of::<T>()) as u64;
+    Ok((Place { address, ..place }, Shape::new(&[count, shape.last()])))
+}
+
+impl<'a, T> View<'a, T> {
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// `count` rows from `first` on.
+    pub(crate) fn part(&self, first: usize, count: usize) -> Result<Self> {
+        let (place, shape) = part::<T>(self.place, self.shape, first, count)?;
+        Ok(Self { place, shape, lent: PhantomData })
+    }
+
+    /// The same elements in another shape.
+    pub(crate) fn shaped(&self, dims: &[usize]) -> Result<Self> {
+        check_count("data", Shape::new(dims), self.shape.count())?;
+        Ok(Self { shape: Shape::new(dims), ..*self })
+    }
+
+    /// The same, where the dtype is U.
+    pub(crate) fn of<U: Element>(&self) -> Option<View<'a, U>>
+    where
+        T: Element,
+    {
+        (T::DTYPE == U::DTYPE).then_some(View { place: self.place, shape: self.shape, lent: PhantomData })
     }
 
     pub fn device(&self) -> Device {
@@ -115,6 +145,18 @@ impl<T> ViewMut<'_, T> {
 
     pub fn device(&self) -> Device {
         Device::Cuda(self.place.ordinal)
+    }
+
+    /// The same elements in another shape.
+    pub(crate) fn shaped(&mut self, dims: &[usize]) -> Result<ViewMut<'_, T>> {
+        check_count("data", Shape::new(dims), self.shape.count())?;
+        Ok(ViewMut { place: self.place, shape: Shape::new(dims), lent: PhantomData })
+    }
+
+    /// `count` rows from `first` on.
+    pub(crate) fn part(&mut self, first: usize, count: usize) -> Result<ViewMut<'_, T>> {
+        let (place, shape) = part::<T>(self.place, self.shape, first, count)?;
+        Ok(ViewMut { place, shape, lent: PhantomData })
     }
 
     /// The same tensor, lent for a shorter time.

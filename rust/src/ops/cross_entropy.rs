@@ -114,7 +114,7 @@ pub mod cuda {
         Ok(targets)
     }
 
-    fn numbers(grad_scale: f32, o: &LossOptions) -> device::Numbers {
+    pub(in crate::ops) fn numbers(grad_scale: f32, o: &LossOptions) -> device::Numbers {
         let LossOptions { ignore_index, label_smoothing, z_loss } = *o;
         device::Numbers { grad_scale, ignore_index, label_smoothing, z_loss }
     }

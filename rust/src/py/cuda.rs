@@ -1,5 +1,7 @@
 //! GPUs: what there is, and their selftest. `llmjp_core.cuda` is the public interface.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 
 use super::error::PyError;
@@ -14,7 +16,7 @@ mod layer {
     use crate::cuda;
     use crate::error::Result;
 
-    pub(super) use crate::cuda::{device_count, missing};
+    pub(super) use crate::cuda::{device_count, look_in, missing};
     pub(super) use crate::ops::selftest::cuda::run as selftest;
 
     pub(super) fn properties(device: usize) -> Result<super::Properties> {
@@ -38,6 +40,8 @@ mod layer {
 mod layer {
     use crate::error::{Error, Result};
     use crate::ops::selftest::Check;
+
+    pub(super) fn look_in(_: Vec<std::path::PathBuf>) {}
 
     const WHY: &str = "this build has no CUDA (it was made without the Cargo feature `cuda`); install a wheel";
 
@@ -103,6 +107,8 @@ fn selftest(py: Python<'_>, device: usize) -> PyResult<Vec<(String, f64, f64, bo
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    // pip's cuBLASLt lies there; it is looked for when a product is first asked for.
+    layer::look_in(m.py().import("sys")?.getattr("path")?.extract::<Vec<PathBuf>>()?);
     let cuda = PyModule::new(m.py(), "cuda")?;
     cuda.add("__doc__", "GPUs; `llmjp_core.cuda` is the public interface.")?;
     macro_rules! add {

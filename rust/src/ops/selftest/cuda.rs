@@ -13,12 +13,16 @@ use crate::ops::adamw::cuda::{Group, Numbers};
 use crate::ops::attention::Heads;
 use crate::ops::cross_entropy::LossOptions;
 use crate::ops::embedding::cuda::Ids;
+use crate::ops::linear_cross_entropy::cuda::{Gradients, in_chunks};
 use crate::ops::rotary::Pairing;
 use crate::ops::{activation, adamw, add, cast, cross_entropy, embedding, gated_mlp, grad_norm, layer_norm, linear};
-use crate::ops::{rms_norm, rotary};
+use crate::ops::{linear_cross_entropy, rms_norm, rotary};
 
 /// The shapes of ops that work on rows.
 const SHAPES: [[usize; 2]; 2] = [[5, 33], [37, 64]];
+
+/// Tokens, inputs and outputs of linear maps. A square takes a matrix for its transpose.
+const PRODUCTS: [[usize; 3]; 3] = [[7, 129, 33], [16, 16, 16], [1, 8, 5]];
 
 /// Runs every op on the GPU of this number; the results in a fixed order.
 ///
@@ -46,6 +50,10 @@ fn of_dtype<T: Element>(on: &Arc<Stream>) -> Result<Vec<Check>> {
     bench.rotary::<T>(3)?;
     bench.rotary::<T>(8)?;
     bench.column_sums::<T>()?;
+    for sizes in PRODUCTS {
+        bench.linear::<T>(sizes)?;
+    }
+    bench.linear_cross_entropy::<T>()?;
     bench.elementwise::<T>()?;
     bench.adamw::<T>()?;
     Ok(bench.checks)
@@ -295,6 +303,60 @@ impl Bench<'_> {
             self.check("column_sums", &sums, &exact_sums, 2e-6)?;
         }
         Ok(())
+    }
+
+    /// Gradients are added to what is there; sums are exact to f32, whatever the dtype.
+    fn linear<T: Element>(&mut self, [n, i, o]: [usize; 3]) -> Result<()> {
+        let on = self.on;
+        let ((x, exact_x), (w, exact_w)) = (numbers::<T>(1, n * i), numbers::<T>(2, o * i));
+        let ((b, exact_b), (dy, exact_dy)) = (numbers::<T>(3, o), numbers::<T>(4, n * o));
+        let ((old, exact_old), old_dw) = (numbers::<T>(5, n * i), numbers::<f32>(6, o * i).0);
+        let (mut y, mut plain, mut dx) = (self.place::<T>(n * o)?, self.place::<T>(n * o)?, self.place::<T>(n * i)?);
+        let (mut sum, mut dw, mut db) = (on.upload(&old)?, on.upload(&old_dw)?, on.upload(&vec![1.0f32; o])?);
+        let (ux, uw, ub, udy) = (on.upload(&x)?, on.upload(&w)?, on.upload(&b)?, on.upload(&dy)?);
+        let (vx, vw, vb, vdy) = (ux.view(&[n, i])?, uw.view(&[o, i])?, ub.view(&[o])?, udy.view(&[n, o])?);
+        linear::cuda::forward(on, y.view_mut(&[n, o])?, vx, vw, Some(vb))?;
+        linear::cuda::forward(on, plain.view_mut(&[n, o])?, vx, vw, None)?;
+        linear::cuda::backward_input(on, dx.view_mut(&[n, i])?, vdy, vw)?;
+        linear::cuda::backward_input_add(on, sum.view_mut(&[n, i])?, vdy, vw)?;
+        linear::cuda::backward_weight(on, dw.view_mut(&[o, i])?, Some(db.view_mut(&[o])?), vdy, vx)?;
+        use cpu::linear::reference;
+        let (exact_dx, exact_dw, exact_db) = reference::backward(&exact_dy, &exact_x, &exact_w, i);
+        let plus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        self.check("linear.y", &y, &reference::forward(&exact_x, &exact_w, &exact_b, i), 2e-6)?;
+        self.check("linear.y_without_bias", &plain, &reference::forward(&exact_x, &exact_w, &vec![0.0; o], i), 2e-6)?;
+        self.check("linear.dx", &dx, &exact_dx, 2e-6)?;
+        self.check("linear.dx_added", &sum, &plus(&exact_dx, &exact_old), 2e-6)?;
+        self.check("linear.dw", &dw, &plus(&exact_dw, &widened(&old_dw)), 2e-6)?;
+        self.check("linear.dbias", &db, &plus(&exact_db, &vec![1.0; o]), 2e-6)
+    }
+
+    /// In chunks of three tokens, the last one of a single token.
+    fn linear_cross_entropy<T: Element>(&mut self) -> Result<()> {
+        use cpu::linear_cross_entropy::reference;
+        let (on, n, d, v, scale) = (self.on, 7, 16, 129, 0.25f32);
+        let options = LossOptions { ignore_index: -1, label_smoothing: 0.1, z_loss: 1e-3 };
+        let targets = [5, 128, -1, 0, 77, 5, 31];
+        let ((x, exact_x), (w, exact_w)) = (numbers::<T>(1, n * d), numbers::<T>(2, v * d));
+        let old_dw = numbers::<f32>(3, v * d);
+        let (mut losses, mut alone) = (self.place::<f32>(n)?, self.place::<f32>(n)?);
+        let (mut dx, mut dw) = (self.place::<T>(n * d)?, on.upload(&old_dw.0)?);
+        let (ux, uw, ids) = (on.upload(&x)?, on.upload(&w)?, Ids::new(on, "selftest", &targets, v, Some(-1))?);
+        let (vx, vw) = (ux.view(&[n, d])?, uw.view(&[v, d])?);
+        let gradients = Gradients { dx: dx.view_mut(&[n, d])?, dw: dw.view_mut(&[v, d])?, scale };
+        in_chunks(on, 3, losses.view_mut(&[n])?, vx, vw, &ids, &options, Some(gradients))?;
+        linear_cross_entropy::cuda::forward(on, alone.view_mut(&[n])?, vx, vw, &ids, &options)?;
+        let logits = cpu::linear::reference::forward(&exact_x, &exact_w, &vec![0.0; v], d);
+        let rows = || logits.chunks(v).zip(&targets);
+        let exact: Vec<f64> = rows().map(|(l, t)| reference::forward(l, *t, &options)).collect();
+        let slopes: Vec<f64> = rows().flat_map(|(l, t)| reference::backward(l, *t, &options)).collect();
+        let slopes: Vec<f64> = slopes.iter().map(|g| g * f64::from(scale)).collect();
+        let (exact_dx, exact_dw, _) = cpu::linear::reference::backward(&slopes, &exact_x, &exact_w, d);
+        let exact_dw: Vec<f64> = exact_dw.iter().zip(&old_dw.1).map(|(dw, old)| dw + old).collect();
+        self.check("linear_cross_entropy.losses", &losses, &exact, 6e-7)?;
+        self.check("linear_cross_entropy.forward", &alone, &exact, 6e-7)?;
+        self.check("linear_cross_entropy.dx", &dx, &exact_dx, 2e-6 + rounding::<T>())?;
+        self.check("linear_cross_entropy.dw", &dw, &exact_dw, 2e-6 + rounding::<T>())
     }
 
     /// More elements than one block has, and not a whole number of vectors.
