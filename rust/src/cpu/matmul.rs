@@ -24,7 +24,9 @@ mod widened;
 
 use widened::Widened;
 
-use super::isa::{Isa, Simd, dispatch, isa, prefetch};
+#[cfg(target_arch = "x86_64")]
+use super::isa::Isa;
+use super::isa::{Simd, dispatch, isa, prefetch};
 use super::math::dot;
 use super::parallel::install;
 use super::scratch::with_scratch;
@@ -196,11 +198,11 @@ fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>
                 None => blocked(pairs::Pairs(pairs), c, a, b, start),
             };
         }
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(s) => blocked(wide::Wide(s), c, a, b, start),
-            _ => blocked(Widened(isa), c, a, b, start),
+        #[cfg(target_arch = "x86_64")]
+        if let Isa::Avx512(s) = isa {
+            return blocked(wide::Wide(s), c, a, b, start);
         }
+        blocked(Widened(isa), c, a, b, start);
     });
 }
 
