@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use llmjp_core::dtype::{Element, bf16};
 use llmjp_core::interrupt::Interrupt;
 use llmjp_core::model::{Activation, Bias, Decoder, Init, InitMethod, ModelConfig, Norm, Position};
+use llmjp_core::ops::backend::Cpu;
 use llmjp_core::ops::linear_cross_entropy::LossOptions;
 use llmjp_core::ops::{cast, grad_norm};
 use llmjp_core::train::config::OptimizerConfig;
@@ -69,17 +70,19 @@ fn largest_of_each_step<T: Element>(decoder: &Decoder, recompute: Option<usize>)
     let mut grads = vec![0.0; masters.len()];
     let mut workspace = decoder.workspace::<T>(batch, time, recompute).unwrap();
     let config = OptimizerConfig { lr: 1e-3, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1, gradient_clipping: 1.0 };
-    let mut optimizer = Optimizer::new(config, decoder.params());
+    let mut optimizer = Optimizer::new(&Cpu, config, decoder.params()).unwrap();
     let ids: Vec<i32> = (0..(batch * time) as i32).map(|i| i * i % 1031).collect();
     let step = |step| {
         LARGEST.store(0, Ordering::Relaxed);
         cast::from_f32(&mut weights, &masters).unwrap();
         grads.fill(0.0);
         let never = Interrupt::NEVER;
-        decoder.forward_backward(&weights, &mut grads, &mut workspace, &ids, &ids, 1.0, &options, never).unwrap();
+        decoder
+            .forward_backward(&weights[..], &mut grads[..], &mut workspace, &ids, &ids, 1.0, &options, never)
+            .unwrap();
         let norm = grad_norm::sum_of_squares(&grads).sqrt();
-        let update = Update { learning_rate: 1e-3, step, grad_scale: 1.0 / norm };
-        optimizer.step(&mut masters, &grads, update).unwrap();
+        let update = Update { learning_rate: 1e-3, step };
+        optimizer.step(&Cpu, &mut masters[..], Some(&mut weights[..]), &grads[..], &(1.0 / norm), update).unwrap();
         LARGEST.load(Ordering::Relaxed)
     };
     (1..=4).map(step).collect()

@@ -1,78 +1,71 @@
 //! The backward pass, by hand. Parameter gradients are added; the stream's gradient is carried in
 //! `scratch.gradient`.
 
-use std::ops::Range;
-
 use super::Norm;
-use super::layout::{LayerParams, LinearParams, NormParams, Projection};
+use super::layout::{LayerParams, LinearParams, NormParams, range_with};
 use super::pass::Pass;
 use super::workspace::{Buffers, LayerBuffers, Scratch, Slot, Stats};
 use crate::dtype::Element;
-use crate::error::{Error, Result};
-use crate::ops::{activation, attention, embedding, gated_mlp, layer_norm, linear, rms_norm, rotary};
-use crate::tensor::{View, ViewMut};
+use crate::error::Result;
+use crate::ops::backend::Backend;
 
-/// A weight's gradient and its bias's: two disjoint ranges of one arena.
-fn pair<'g>(
-    grads: &'g mut [f32],
-    weight: &Range<usize>,
-    bias: Option<&Range<usize>>,
-) -> Result<(&'g mut [f32], Option<&'g mut [f32]>)> {
-    let Some(bias) = bias else { return Ok((&mut grads[weight.clone()], None)) };
-    let [weight, bias] = grads
-        .get_disjoint_mut([weight.clone(), bias.clone()])
-        .map_err(|_| Error::Internal("weight and bias overlap in the arena".into()))?;
-    Ok((weight, Some(bias)))
-}
-
-fn vector_mut(data: &mut [f32]) -> Result<ViewMut<'_, f32>> {
-    let len = data.len();
-    ViewMut::new(data, &[len])
-}
-
-impl<T: Element> Pass<'_, T> {
+impl<B: Backend, T: Element> Pass<'_, B, T> {
     /// dW += dyᵀ·x;  db += Σ dy
-    fn linear_weight(&self, grads: &mut [f32], p: &LinearParams, dy: &[T], x: &[T]) -> Result<()> {
+    fn linear_weight(
+        &self,
+        grads: &mut B::SliceMut<'_, f32>,
+        p: &LinearParams,
+        dy: B::Slice<'_, T>,
+        x: B::Slice<'_, T>,
+    ) -> Result<()> {
         self.interrupt.check()?;
-        let (dw, db) = pair(grads, &p.weight, p.bias.as_ref())?;
-        let (dw, db) = (ViewMut::new(dw, &[p.outputs, p.inputs])?, db.map(vector_mut).transpose()?);
-        linear::backward_weight(dw, db, self.rows(dy, p.outputs)?, self.rows(x, p.inputs)?)
+        let both = B::part_mut(B::lend(grads), range_with(&p.weight, p.bias.as_ref()));
+        let (dw, db) = B::split(both, p.weight.len());
+        let db = p.bias.as_ref().map(|bias| B::view_mut(db, &[bias.len()])).transpose()?;
+        let dw = B::view_mut(dw, &[p.outputs, p.inputs])?;
+        self.on.linear_weight(dw, db, self.rows(dy, p.outputs)?, self.rows(x, p.inputs)?)
     }
 
     /// dx = dy·W
-    fn linear_input(&self, dx: &mut [T], dy: &[T], p: &LinearParams) -> Result<()> {
+    fn linear_input(&self, dx: B::SliceMut<'_, T>, dy: B::Slice<'_, T>, p: &LinearParams) -> Result<()> {
         self.interrupt.check()?;
-        linear::backward_input(self.rows_mut(dx, p.inputs)?, self.rows(dy, p.outputs)?, self.matrix(p)?)
+        self.on.linear_input(self.rows_mut(dx, p.inputs)?, self.rows(dy, p.outputs)?, self.matrix(p)?)
     }
 
     /// dx = the norm's gradient + `residual`
     fn norm_backward(
         &self,
-        dx: &mut [T],
-        grads: &mut [f32],
+        dx: B::SliceMut<'_, T>,
+        grads: &mut B::SliceMut<'_, f32>,
         p: &NormParams,
-        dy: &[T],
-        x: &[T],
-        stats: &Stats,
-        residual: Option<&[T]>,
+        dy: B::Slice<'_, T>,
+        x: B::Slice<'_, T>,
+        stats: &Stats<B>,
+        residual: Option<B::Slice<'_, T>>,
     ) -> Result<()> {
-        let (dw, db) = pair(grads, &p.weight, p.bias.as_ref())?;
-        let (dw, db) = (vector_mut(dw)?, db.map(vector_mut).transpose()?);
+        let grads = B::part_mut(B::lend(grads), range_with(&p.weight, p.bias.as_ref()));
         let (dx, dy, x) = (self.rows_mut(dx, self.width())?, self.rows(dy, self.width())?, self.rows(x, self.width())?);
         let (w, residual) = (self.vector(&p.weight)?, residual.map(|r| self.rows(r, self.width())).transpose()?);
+        let (mean, rstd) = (B::read(&stats.mean), B::read(&stats.rstd));
         match self.config.norm {
-            Norm::LayerNorm => layer_norm::backward(dx, dw, db, dy, x, &stats.mean, &stats.rstd, w, residual),
-            Norm::RmsNorm => rms_norm::backward(dx, dw, dy, x, &stats.rstd, w, residual),
+            Norm::LayerNorm => self.on.layer_norm_backward(dx, grads, dy, x, mean, rstd, w, residual),
+            Norm::RmsNorm => self.on.rms_norm_backward(dx, grads, dy, x, rstd, w, residual),
         }
     }
 
     /// From `branch`, the gradient of the final norm's output, back to the embedding. Layers of a
     /// block that no slot holds any more are computed again.
-    pub(super) fn walk_back(&self, buffers: &mut Buffers<T>, grads: &mut [f32], ids: &[i32]) -> Result<()> {
+    pub(super) fn walk_back(
+        &self,
+        buffers: &mut Buffers<B, T>,
+        mut grads: B::SliceMut<'_, f32>,
+        ids: &B::Ids<'_>,
+    ) -> Result<()> {
+        let grads = &mut grads;
         let Buffers { streams, scratch, final_stats, sizes, .. } = buffers;
         let (sizes, Scratch { branch, gradient, .. }) = (*sizes, scratch);
-        let last = &streams[sizes.stream(sizes.layers)];
-        self.norm_backward(gradient, grads, &self.layout.final_norm, branch, last, final_stats, None)?;
+        let (last, dy) = (B::read(&streams[sizes.stream(sizes.layers)]), B::read(branch));
+        self.norm_backward(B::write(gradient), grads, &self.layout.final_norm, dy, last, final_stats, None)?;
         let block = sizes.block();
         for first in (0..sizes.layers).step_by(block).rev() {
             let end = (first + block).min(sizes.layers);
@@ -85,11 +78,11 @@ impl<T: Element> Pass<'_, T> {
                 self.layer_backward(i, grads, buffers.layer(i)?)?;
             }
         }
-        self.embed_backward(grads, &buffers.scratch.gradient, ids)
+        self.embed_backward(grads, B::read(&buffers.scratch.gradient), ids)
     }
 
     /// `gradient` enters as that of the layer's output and leaves as that of its input x.
-    fn layer_backward(&self, i: usize, grads: &mut [f32], buffers: LayerBuffers<T>) -> Result<()> {
+    fn layer_backward(&self, i: usize, grads: &mut B::SliceMut<'_, f32>, buffers: LayerBuffers<B, T>) -> Result<()> {
         let p = &self.layout.layers[i];
         let LayerBuffers { x, slot, scratch, .. } = buffers;
         self.mlp_backward(grads, x, slot, scratch, p)?;
@@ -99,95 +92,98 @@ impl<T: Element> Pass<'_, T> {
         }
         self.attention_backward(grads, x, slot, scratch, p)?;
         let Scratch { branch, gradient, spare, .. } = scratch;
-        if parallel {
-            // `gradient` has served both branches; what the MLP's norm passed on waits in `spare`.
-            return self.norm_backward(
-                gradient,
-                grads,
-                &p.attention_norm,
-                branch,
-                x,
-                &slot.attention_stats,
-                Some(spare),
-            );
+        if !parallel {
+            std::mem::swap(gradient, spare);
         }
-        self.norm_backward(spare, grads, &p.attention_norm, branch, x, &slot.attention_stats, Some(gradient))?;
-        std::mem::swap(gradient, spare);
-        Ok(())
+        // With a parallel residual `gradient` has served both branches, and what the MLP's norm passed on waits in
+        // `spare`; else the gradient that came in has just moved there.
+        let (dx, dy, residual) = (B::write(gradient), B::read(branch), Some(B::read(spare)));
+        self.norm_backward(dx, grads, &p.attention_norm, dy, x, &slot.attention_stats, residual)
     }
 
     /// spare = `gradient` + what it sends through the MLP and its norm.
     fn mlp_backward(
         &self,
-        grads: &mut [f32],
-        x: &[T],
-        slot: &mut Slot<T>,
-        scratch: &mut Scratch<T>,
+        grads: &mut B::SliceMut<'_, f32>,
+        x: B::Slice<'_, T>,
+        slot: &mut Slot<B, T>,
+        scratch: &mut Scratch<B, T>,
         p: &LayerParams,
     ) -> Result<()> {
         let Scratch { normed, branch, spare, gradient, hidden } = scratch;
-        let (hidden, rest) = hidden.split_at_mut(self.tokens() * p.down.inputs);
-        let dup = &mut rest[..self.tokens() * p.up.outputs];
-        self.activate(hidden, &slot.up)?;
-        self.linear_weight(grads, &p.down, gradient, hidden)?;
-        self.linear_input(hidden, gradient, &p.down)?;
-        self.activate_backward(dup, hidden, &slot.up)?;
-        let input = if self.config.parallel_residual { x } else { &slot.middle };
-        self.norm(normed, &mut slot.mlp_stats, input, &p.mlp_norm)?;
-        self.linear_weight(grads, &p.up, dup, normed)?;
-        self.linear_input(branch, dup, &p.up)?;
-        self.norm_backward(spare, grads, &p.mlp_norm, branch, input, &slot.mlp_stats, Some(gradient))
+        let (mut hidden, rest) = B::split(B::write(hidden), self.tokens() * p.down.inputs);
+        let mut dup = B::part_mut(rest, 0..self.tokens() * p.up.outputs);
+        let (up, gradient) = (B::read(&slot.up), B::read(gradient));
+        self.activate(B::lend(&mut hidden), up)?;
+        self.linear_weight(grads, &p.down, gradient, B::seen(&hidden))?;
+        self.linear_input(B::lend(&mut hidden), gradient, &p.down)?;
+        self.activate_backward(B::lend(&mut dup), B::seen(&hidden), up)?;
+        let input = if self.config.parallel_residual { B::shorten(x) } else { B::read(&slot.middle) };
+        self.norm(B::write(normed), &mut slot.mlp_stats, input, &p.mlp_norm)?;
+        self.linear_weight(grads, &p.up, B::seen(&dup), B::read(normed))?;
+        self.linear_input(B::write(branch), B::seen(&dup), &p.up)?;
+        let (dx, dy) = (B::write(spare), B::read(branch));
+        self.norm_backward(dx, grads, &p.mlp_norm, dy, input, &slot.mlp_stats, Some(gradient))
     }
 
-    fn activate_backward(&self, dup: &mut [T], dhidden: &[T], up: &[T]) -> Result<()> {
+    fn activate_backward(&self, dup: B::SliceMut<'_, T>, dhidden: B::Slice<'_, T>, up: B::Slice<'_, T>) -> Result<()> {
         let (ffn, kind) = (self.config.ffn_hidden_size, self.config.activation);
         let dhidden = self.rows(dhidden, ffn)?;
         if self.config.gated {
-            return gated_mlp::backward(self.rows_mut(dup, 2 * ffn)?, dhidden, self.rows(up, 2 * ffn)?, kind);
+            return self.on.gated_mlp_backward(self.rows_mut(dup, 2 * ffn)?, dhidden, self.rows(up, 2 * ffn)?, kind);
         }
-        activation::backward(self.rows_mut(dup, ffn)?, dhidden, self.rows(up, ffn)?, kind)
+        self.on.activation_backward(self.rows_mut(dup, ffn)?, dhidden, self.rows(up, ffn)?, kind)
     }
 
     /// branch = the gradient of norm₁'s output, from `gradient`.
     fn attention_backward(
         &self,
-        grads: &mut [f32],
-        x: &[T],
-        slot: &mut Slot<T>,
-        scratch: &mut Scratch<T>,
+        grads: &mut B::SliceMut<'_, f32>,
+        x: B::Slice<'_, T>,
+        slot: &mut Slot<B, T>,
+        scratch: &mut Scratch<B, T>,
         p: &LayerParams,
     ) -> Result<()> {
         let Scratch { normed, branch, gradient, hidden, .. } = scratch;
-        let (dattended, rest) = hidden.split_at_mut(self.tokens() * p.dense.inputs);
-        let dqkv = &mut rest[..self.tokens() * p.qkv.outputs];
-        self.linear_weight(grads, &p.dense, gradient, &slot.attended)?;
-        self.linear_input(dattended, gradient, &p.dense)?;
-        self.attend_backward(dqkv, dattended, slot)?;
-        self.norm(normed, &mut slot.attention_stats, x, &p.attention_norm)?;
-        self.linear_weight(grads, &p.qkv, dqkv, normed)?;
-        self.linear_input(branch, dqkv, &p.qkv)
+        let (mut dattended, rest) = B::split(B::write(hidden), self.tokens() * p.dense.inputs);
+        let mut dqkv = B::part_mut(rest, 0..self.tokens() * p.qkv.outputs);
+        let gradient = B::read(gradient);
+        self.linear_weight(grads, &p.dense, gradient, B::read(&slot.attended))?;
+        self.linear_input(B::lend(&mut dattended), gradient, &p.dense)?;
+        self.attend_backward(B::lend(&mut dqkv), B::seen(&dattended), slot)?;
+        self.norm(B::write(normed), &mut slot.attention_stats, x, &p.attention_norm)?;
+        self.linear_weight(grads, &p.qkv, B::seen(&dqkv), B::read(normed))?;
+        self.linear_input(B::write(branch), B::seen(&dqkv), &p.qkv)
     }
 
-    fn attend_backward(&self, dqkv: &mut [T], dattended: &[T], slot: &Slot<T>) -> Result<()> {
+    fn attend_backward(
+        &self,
+        mut dqkv: B::SliceMut<'_, T>,
+        dattended: B::Slice<'_, T>,
+        slot: &Slot<B, T>,
+    ) -> Result<()> {
         self.interrupt.check()?;
-        let Projection { row, q, k, .. } = self.projection;
-        let shape = [self.batch, self.time, q.count * q.dim];
-        let (dout, out) = (View::new(dattended, &shape)?, View::new(&slot.attended, &shape)?);
-        let (batch, time) = (self.batch, self.time);
-        attention::backward(dqkv, dout, out, &slot.lse, &slot.qkv, &self.attention())?;
-        let Some(table) = self.table else { return Ok(()) };
-        rotary::backward(dqkv, row, q, batch, time, table, self.start)?;
-        rotary::backward(dqkv, row, k, batch, time, table, self.start)
+        let (row, shape) = (self.projection.row, self.attended());
+        let (dout, out) = (B::view(dattended, &shape)?, B::view(B::read(&slot.attended), &shape)?);
+        let (places, qkv) = (self.rows_mut(B::lend(&mut dqkv), row)?, self.rows(B::read(&slot.qkv), row)?);
+        self.on.attention_backward(places, dout, out, B::read(&slot.lse), qkv, &self.attention())?;
+        self.rotate(dqkv, true)
     }
 
     /// dE[id] += gradient of each token (and dP[position]).
-    fn embed_backward(&self, grads: &mut [f32], gradient: &[T], ids: &[i32]) -> Result<()> {
-        let width = self.width();
-        let dtable = ViewMut::new(&mut grads[self.layout.embedding.clone()], &[self.config.vocab_size, width])?;
-        embedding::backward(dtable, self.rows(gradient, width)?, ids)?;
+    fn embed_backward(
+        &self,
+        grads: &mut B::SliceMut<'_, f32>,
+        gradient: B::Slice<'_, T>,
+        ids: &B::Ids<'_>,
+    ) -> Result<()> {
+        let (width, dy) = (self.width(), self.rows(gradient, self.width())?);
+        let dtable = B::part_mut(B::lend(grads), self.layout.embedding.clone());
+        self.on.embedding_backward(B::view_mut(dtable, &[self.config.vocab_size, width])?, dy, ids)?;
         let Some(positions) = &self.layout.positions else { return Ok(()) };
-        let shape = [self.config.max_position_embeddings, width];
-        let dtable = ViewMut::new(&mut grads[positions.clone()], &shape)?;
-        embedding::backward(dtable, self.rows(gradient, width)?, &self.positions()?)
+        let (limit, places) = (self.config.max_position_embeddings, self.positions()?);
+        let ids = self.on.ids("embedding.backward", &places, limit, None)?;
+        let dtable = B::part_mut(B::lend(grads), positions.clone());
+        self.on.embedding_backward(B::view_mut(dtable, &[limit, width])?, dy, &ids)
     }
 }

@@ -2,13 +2,14 @@
 
 use super::layout::{Layout, Param, Projection};
 use super::pass::Pass;
-use super::workspace::{Keep, Scratch, Sizes, Workspace};
+use super::workspace::{Buffers, Keep, Scratch, Sizes, Workspace};
 use super::{Init, ModelConfig, init};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::ops::backend::{Backend, Cpu};
 use crate::ops::linear;
-use crate::ops::linear_cross_entropy::{self, LossOptions};
+use crate::ops::linear_cross_entropy::LossOptions;
 use crate::tensor::{View, ViewMut};
 
 /// Rows of logits made at a time.
@@ -75,8 +76,22 @@ impl Decoder {
         time: usize,
         recompute_layers: Option<usize>,
     ) -> Result<Workspace<T>> {
+        self.workspace_on(&Cpu, batch, time, recompute_layers)
+    }
+
+    /// The same for a decoder that runs elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::workspace`]; `Error::Device`.
+    pub fn workspace_on<T: Element, B: Backend>(
+        &self,
+        on: &B,
+        batch: usize,
+        time: usize,
+        recompute_layers: Option<usize>,
+    ) -> Result<Workspace<T, B>> {
         let keep = Keep::Blocks(recompute_layers.unwrap_or(self.config.num_layers));
-        Ok(Workspace::allocate(&self.config, Sizes::new(&self.config, batch, time, keep)?))
+        Workspace::allocate(on, &self.config, Sizes::new(&self.config, batch, time, keep)?)
     }
 
     /// A workspace that serves [`Self::loss`] alone, of the least size.
@@ -84,7 +99,7 @@ impl Decoder {
     /// # Errors
     /// As [`Self::workspace`].
     pub fn inference_workspace<T: Element>(&self, batch: usize, time: usize) -> Result<Workspace<T>> {
-        Ok(Workspace::allocate(&self.config, Sizes::new(&self.config, batch, time, Keep::Nothing)?))
+        Workspace::allocate(&Cpu, &self.config, Sizes::new(&self.config, batch, time, Keep::Nothing)?)
     }
 
     /// Bytes that [`Self::workspace`] would allocate.
@@ -101,52 +116,70 @@ impl Decoder {
     /// # Errors
     /// `Error::Shape`/`UnsupportedInput` for arguments that do not fit; `Error::Interrupted`, after
     /// which `grads` holds a part of the sum.
-    pub fn forward_backward<T: Element>(
+    pub fn forward_backward<T: Element, B: Backend>(
         &self,
-        weights: &[T],
-        grads: &mut [f32],
-        ws: &mut Workspace<T>,
+        weights: B::Slice<'_, T>,
+        grads: B::SliceMut<'_, f32>,
+        ws: &mut Workspace<T, B>,
         ids: &[i32],
         targets: &[i32],
         grad_scale: f32,
         options: &LossOptions,
         interrupt: Interrupt,
     ) -> Result<LossSum> {
-        self.check_arena("forward_backward", "grads", grads.len())?;
+        self.pass_forward_backward(weights, grads, ws, ids, targets, grad_scale, options, interrupt)?;
+        ws.loss_sum(targets, options)
+    }
+
+    /// The same without a look at the losses, which a device need not have computed yet: they stay in the workspace.
+    ///
+    /// # Errors
+    /// As [`Self::forward_backward`].
+    pub fn pass_forward_backward<T: Element, B: Backend>(
+        &self,
+        weights: B::Slice<'_, T>,
+        mut grads: B::SliceMut<'_, f32>,
+        ws: &mut Workspace<T, B>,
+        ids: &[i32],
+        targets: &[i32],
+        grad_scale: f32,
+        options: &LossOptions,
+        interrupt: Interrupt,
+    ) -> Result<()> {
+        self.check_arena("forward_backward", "grads", B::len(B::seen(&grads)))?;
         if !ws.buffers.sizes.trains() {
             return Err(Error::UnsupportedInput("an inference workspace keeps nothing for a backward pass".into()));
         }
-        self.forward(weights, ws, ids, targets, interrupt)?;
-        let (batch, time) = ws.shape();
-        let pass = self.pass(weights, batch, time, ws.table.as_ref(), interrupt);
-        let Scratch { normed, branch, .. } = &mut ws.buffers.scratch;
-        let (dx, x) = (pass.rows_mut(branch, pass.width())?, pass.rows(normed, pass.width())?);
-        let (w, dw) = (pass.output()?, &mut grads[self.layout.output.clone()]);
-        let dw = ViewMut::new(dw, w.shape().dims())?;
-        linear_cross_entropy::forward_backward(&mut ws.losses, dx, dw, x, w, targets, grad_scale, options, interrupt)?;
-        pass.walk_back(&mut ws.buffers, grads, ids)?;
-        Ok(sum(&ws.losses, targets, options))
+        let tokens = self.tokens(ws, ids, targets, options)?;
+        let (pass, buffers, losses) = self.forward(B::shorten(weights), ws, &tokens, interrupt)?;
+        let Scratch { normed, branch, .. } = &mut buffers.scratch;
+        let width = pass.width();
+        let (dx, x) = (pass.rows_mut(B::write(branch), width)?, pass.rows(B::read(normed), width)?);
+        let (w, dw) = (pass.output()?, B::part_mut(B::lend(&mut grads), self.layout.output.clone()));
+        let dw = B::view_mut(dw, &[self.config.vocab_size, width])?;
+        let (losses, targets) = (B::write(losses), &tokens.targets);
+        pass.on.linear_cross_entropy_backward(losses, dx, dw, x, w, targets, grad_scale, options, interrupt)?;
+        pass.walk_back(buffers, grads, &tokens.ids)
     }
 
     /// As [`Self::forward_backward`], without gradients.
     ///
     /// # Errors
     /// As [`Self::forward_backward`].
-    pub fn loss<T: Element>(
+    pub fn loss<T: Element, B: Backend>(
         &self,
-        weights: &[T],
-        ws: &mut Workspace<T>,
+        weights: B::Slice<'_, T>,
+        ws: &mut Workspace<T, B>,
         ids: &[i32],
         targets: &[i32],
         options: &LossOptions,
         interrupt: Interrupt,
     ) -> Result<LossSum> {
-        self.forward(weights, ws, ids, targets, interrupt)?;
-        let (batch, time) = ws.shape();
-        let pass = self.pass(weights, batch, time, None, interrupt);
-        let (x, w) = (pass.rows(&ws.buffers.scratch.normed, pass.width())?, pass.output()?);
-        linear_cross_entropy::forward(&mut ws.losses, x, w, targets, options, interrupt)?;
-        Ok(sum(&ws.losses, targets, options))
+        let tokens = self.tokens(ws, ids, targets, options)?;
+        let (pass, buffers, losses) = self.forward(B::shorten(weights), ws, &tokens, interrupt)?;
+        let (x, w) = (pass.rows(B::read(&buffers.scratch.normed), pass.width())?, pass.output()?);
+        pass.on.linear_cross_entropy(B::write(losses), x, w, &tokens.targets, options, interrupt)?;
+        ws.loss_sum(targets, options)
     }
 
     /// Logits of `ids` (B·T), as (B, T, V).
@@ -162,7 +195,8 @@ impl Decoder {
         interrupt: Interrupt,
     ) -> Result<Vec<f32>> {
         let mut ws = self.inference_workspace(batch, time)?;
-        self.forward(weights, &mut ws, ids, ids, interrupt)?;
+        let tokens = self.tokens(&ws, ids, ids, &LossOptions::default())?;
+        self.forward(weights, &mut ws, &tokens, interrupt)?;
         let mut logits = vec![0.0; ids.len() * self.config.vocab_size];
         self.logit_rows(&mut logits, weights, &ws.buffers.scratch.normed, interrupt)?;
         Ok(logits)
@@ -189,44 +223,51 @@ impl Decoder {
         Ok(())
     }
 
-    pub(super) fn pass<'a, T: Element>(
+    pub(super) fn pass<'a, B: Backend, T: Element>(
         &'a self,
-        weights: &'a [T],
+        on: &'a B,
+        weights: B::Slice<'a, T>,
         batch: usize,
         time: usize,
-        table: Option<&'a crate::ops::rotary::Table>,
+        table: Option<&'a B::Table>,
         interrupt: Interrupt<'a>,
-    ) -> Pass<'a, T> {
+    ) -> Pass<'a, B, T> {
         let projection = Projection::of(&self.config);
-        Pass {
-            config: &self.config,
-            layout: &self.layout,
-            projection,
-            weights,
-            batch,
-            time,
-            start: 0,
-            table,
-            interrupt,
-        }
+        let (config, layout) = (&self.config, &self.layout);
+        Pass { on, config, layout, projection, weights, batch, time, start: 0, table, interrupt }
     }
 
-    /// Up to the final norm's output, in `scratch.normed`.
-    fn forward<T: Element>(
+    /// Ids and targets where the workspace is.
+    fn tokens<'a, T: Element, B: Backend>(
         &self,
-        weights: &[T],
-        ws: &mut Workspace<T>,
-        ids: &[i32],
-        targets: &[i32],
-        interrupt: Interrupt,
-    ) -> Result<()> {
-        self.check_arena("forward", "weights", weights.len())?;
+        ws: &Workspace<T, B>,
+        ids: &'a [i32],
+        targets: &'a [i32],
+        options: &LossOptions,
+    ) -> Result<Tokens<'a, B>> {
         ws.check_owner(self)?;
         check_tokens("ids", ws.shape(), ids)?;
         check_tokens("targets", ws.shape(), targets)?;
+        let vocab = self.config.vocab_size;
+        let ids = ws.on.ids("embedding", ids, vocab, None)?;
+        let targets = ws.on.ids("linear_cross_entropy", targets, vocab, Some(options.ignore_index))?;
+        Ok(Tokens { ids, targets })
+    }
+
+    /// Up to the final norm's output, in `scratch.normed`; then what goes on from there.
+    fn forward<'a, T: Element, B: Backend>(
+        &'a self,
+        weights: B::Slice<'a, T>,
+        ws: &'a mut Workspace<T, B>,
+        tokens: &Tokens<'_, B>,
+        interrupt: Interrupt<'a>,
+    ) -> Result<(Pass<'a, B, T>, &'a mut Buffers<B, T>, &'a mut B::Buffer<f32>)> {
+        self.check_arena("forward", "weights", B::len(weights))?;
         let (batch, time) = ws.shape();
-        let pass = self.pass(weights, batch, time, ws.table.as_ref(), interrupt);
-        pass.walk(&mut ws.buffers, ids, |pass, slot, _| pass.attend(slot))
+        let Workspace { on, buffers, losses, table, .. } = ws;
+        let pass = self.pass(&*on, weights, batch, time, table.as_ref(), interrupt);
+        pass.walk(buffers, &tokens.ids, |pass, slot, _| pass.attend(slot))?;
+        Ok((pass, buffers, losses))
     }
 
     pub(super) fn check_arena(&self, op: &'static str, arg: &'static str, len: usize) -> Result<()> {
@@ -244,7 +285,15 @@ fn check_tokens(arg: &'static str, (batch, time): (usize, usize), tokens: &[i32]
     Err(Error::Shape { op: "decoder", arg, want: vec![batch, time], got: vec![tokens.len()] })
 }
 
-fn sum(losses: &[f32], targets: &[i32], options: &LossOptions) -> LossSum {
-    let count = targets.iter().filter(|t| **t != options.ignore_index).count();
-    LossSum { sum: losses.iter().map(|loss| f64::from(*loss)).sum(), count }
+/// What a pass is given.
+struct Tokens<'a, B: Backend> {
+    ids: B::Ids<'a>,
+    targets: B::Ids<'a>,
+}
+
+impl LossSum {
+    pub fn of(losses: &[f32], targets: &[i32], options: &LossOptions) -> Self {
+        let count = targets.iter().filter(|t| **t != options.ignore_index).count();
+        Self { sum: losses.iter().map(|loss| f64::from(*loss)).sum(), count }
+    }
 }

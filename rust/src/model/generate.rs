@@ -9,6 +9,7 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::ops::attention::{self, Heads};
+use crate::ops::backend::Cpu;
 use crate::ops::rotary;
 
 /// What to generate.
@@ -59,10 +60,10 @@ fn gather<T: Element>(out: &mut Vec<T>, row: &[T], heads: Heads) {
     }
 }
 
-impl<T: Element> Pass<'_, T> {
+impl<T: Element> Pass<'_, Cpu, T> {
     /// Attention of one token to itself and the tokens before it that its window leaves.
-    fn attend_cached(&self, slot: &mut Slot<T>, cache: &mut Cache<T>, layer: usize) -> Result<()> {
-        self.rotate(&mut slot.qkv)?;
+    fn attend_cached(&self, slot: &mut Slot<Cpu, T>, cache: &mut Cache<T>, layer: usize) -> Result<()> {
+        self.rotate(&mut slot.qkv, false)?;
         cache.extend(layer, &slot.qkv, &self.projection);
         let Projection { q, k, .. } = self.projection;
         cache.query.clear();
@@ -76,13 +77,13 @@ impl<T: Element> Pass<'_, T> {
 }
 
 /// One sequence being continued.
-struct Session<'a, T> {
+struct Session<'a, T: Element> {
     decoder: &'a Decoder,
     weights: &'a [T],
     table: Option<rotary::Table>,
     cache: Cache<T>,
     /// Of one token.
-    step: Buffers<T>,
+    step: Buffers<Cpu, T>,
     logits: Vec<f32>,
     interrupt: Interrupt<'a>,
 }
@@ -96,7 +97,7 @@ impl<'a, T: Element> Session<'a, T> {
             weights,
             table: table(config, capacity),
             cache: Cache::new(config.num_layers, capacity, &Projection::of(config)),
-            step: Buffers::allocate(sizes),
+            step: Buffers::allocate(&Cpu, sizes)?,
             logits: vec![0.0; config.vocab_size],
             interrupt,
         })
@@ -105,10 +106,10 @@ impl<'a, T: Element> Session<'a, T> {
     /// Runs the prompt; `logits` are then those after its last token.
     fn prefill(&mut self, prompt: &[i32]) -> Result<()> {
         let sizes = Sizes::new(self.decoder.config(), 1, prompt.len(), Keep::Nothing)?;
-        let mut buffers = Buffers::allocate(sizes);
-        let pass = self.decoder.pass(self.weights, 1, prompt.len(), self.table.as_ref(), self.interrupt);
+        let mut buffers = Buffers::allocate(&Cpu, sizes)?;
+        let pass = self.decoder.pass(&Cpu, self.weights, 1, prompt.len(), self.table.as_ref(), self.interrupt);
         let cache = &mut self.cache;
-        pass.walk(&mut buffers, prompt, |pass, slot, layer| {
+        pass.walk(&mut buffers, &prompt, |pass, slot, layer| {
             pass.attend(slot)?;
             cache.extend(layer, &slot.qkv, &pass.projection);
             Ok(())
@@ -119,10 +120,10 @@ impl<'a, T: Element> Session<'a, T> {
 
     /// Runs one token at `position`; `logits` are then those after it.
     fn advance(&mut self, token: i32, position: usize) -> Result<()> {
-        let mut pass = self.decoder.pass(self.weights, 1, 1, self.table.as_ref(), self.interrupt);
+        let mut pass = self.decoder.pass(&Cpu, self.weights, 1, 1, self.table.as_ref(), self.interrupt);
         pass.start = position;
         let cache = &mut self.cache;
-        pass.walk(&mut self.step, &[token], |pass, slot, layer| pass.attend_cached(slot, cache, layer))?;
+        pass.walk(&mut self.step, &&[token][..], |pass, slot, layer| pass.attend_cached(slot, cache, layer))?;
         self.decoder.logit_rows(&mut self.logits, self.weights, &self.step.scratch.normed, self.interrupt)
     }
 }
@@ -225,10 +226,10 @@ impl Decoder {
         interrupt: Interrupt,
     ) -> Result<Vec<f32>> {
         self.check_arena("logits", "weights", weights.len())?;
-        let mut buffers = Buffers::allocate(Sizes::new(self.config(), 1, ids.len(), Keep::Nothing)?);
+        let mut buffers = Buffers::allocate(&Cpu, Sizes::new(self.config(), 1, ids.len(), Keep::Nothing)?)?;
         let angles = table(self.config(), ids.len());
-        let pass = self.pass(weights, 1, ids.len(), angles.as_ref(), interrupt);
-        pass.walk(&mut buffers, ids, |pass, slot, _| pass.attend(slot))?;
+        let pass = self.pass(&Cpu, weights, 1, ids.len(), angles.as_ref(), interrupt);
+        pass.walk(&mut buffers, &ids, |pass, slot, _| pass.attend(slot))?;
         let mut logits = vec![0.0; count * self.config().vocab_size];
         let first = (ids.len() - count) * self.config().hidden_size;
         self.logit_rows(&mut logits, weights, &buffers.scratch.normed[first..], interrupt)?;

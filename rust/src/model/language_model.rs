@@ -187,7 +187,7 @@ impl LanguageModel {
             let count = targets.iter().filter(|target| **target != options.ignore_index).count();
             let scale = 1.0 / count.max(1) as f32;
             let loss =
-                decoder.forward_backward(weights, &mut grads, &mut ws, ids, targets, scale, options, interrupt)?;
+                decoder.forward_backward(weights, &mut grads[..], &mut ws, ids, targets, scale, options, interrupt)?;
             Ok((loss.sum / loss.count as f64, grads))
         }
         on_weights!(self, w => run(&self.decoder, w, ids, targets, (batch, time), recompute, options, interrupt))

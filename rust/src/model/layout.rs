@@ -76,6 +76,12 @@ pub(super) struct LinearParams {
     pub inputs: usize,
 }
 
+/// A weight's range and that of its bias, which stands behind it.
+pub(super) fn range_with(weight: &Range<usize>, bias: Option<&Range<usize>>) -> Range<usize> {
+    debug_assert!(bias.is_none_or(|bias| bias.start == weight.end), "a bias follows its weight");
+    weight.start..bias.map_or(weight.end, |bias| bias.end)
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct LayerParams {
     pub attention_norm: NormParams,

@@ -3,6 +3,8 @@
 //! Sequential: y = x + Attn(norm₁ x);  x' = y + MLP(norm₂ y).
 //! Parallel:   x' = x + (MLP(norm₂ x) + Attn(norm₁ x)).
 
+use std::ops::Range;
+
 use super::layout::{LayerParams, Layout, LinearParams, NormParams, Projection};
 use super::workspace::{Buffers, LayerBuffers, Scratch, Slot, Stats};
 use super::{ModelConfig, Norm};
@@ -10,25 +12,24 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::ops::attention::{Mask, Qkv};
-use crate::ops::{activation, add, attention, embedding, gated_mlp, layer_norm, linear, rms_norm, rotary};
-use crate::tensor::{View, ViewMut};
+use crate::ops::backend::Backend;
 
-/// What every step of a walk needs: the model, its weights, the shape of the batch.
-#[derive(Clone, Copy)]
-pub(super) struct Pass<'a, T> {
+/// What every step of a walk needs: where it runs, the model, its weights, the shape of the batch.
+pub(super) struct Pass<'a, B: Backend, T: Element> {
+    pub on: &'a B,
     pub config: &'a ModelConfig,
     pub layout: &'a Layout,
     pub projection: Projection,
-    pub weights: &'a [T],
+    pub weights: B::Slice<'a, T>,
     pub batch: usize,
     pub time: usize,
     /// Position of the first token of each sequence.
     pub start: usize,
-    pub table: Option<&'a rotary::Table>,
+    pub table: Option<&'a B::Table>,
     pub interrupt: Interrupt<'a>,
 }
 
-impl<T: Element> Pass<'_, T> {
+impl<'a, B: Backend, T: Element> Pass<'a, B, T> {
     pub(super) fn tokens(&self) -> usize {
         self.batch * self.time
     }
@@ -38,77 +39,85 @@ impl<T: Element> Pass<'_, T> {
     }
 
     /// (N, width)
-    pub(super) fn rows<'d>(&self, data: &'d [T], width: usize) -> Result<View<'d, T>> {
-        View::new(data, &[self.tokens(), width])
+    pub(super) fn rows<'d>(&self, data: B::Slice<'d, T>, width: usize) -> Result<B::View<'d, T>> {
+        B::view(data, &[self.tokens(), width])
     }
 
-    pub(super) fn rows_mut<'d>(&self, data: &'d mut [T], width: usize) -> Result<ViewMut<'d, T>> {
-        ViewMut::new(data, &[self.tokens(), width])
+    pub(super) fn rows_mut<'d>(&self, data: B::SliceMut<'d, T>, width: usize) -> Result<B::ViewMut<'d, T>> {
+        B::view_mut(data, &[self.tokens(), width])
     }
 
-    pub(super) fn matrix(&self, p: &LinearParams) -> Result<View<'_, T>> {
-        View::new(&self.weights[p.weight.clone()], &[p.outputs, p.inputs])
+    pub(super) fn matrix(&self, p: &LinearParams) -> Result<B::View<'a, T>> {
+        B::view(B::part(self.weights, p.weight.clone()), &[p.outputs, p.inputs])
     }
 
-    pub(super) fn vector(&self, range: &std::ops::Range<usize>) -> Result<View<'_, T>> {
-        View::new(&self.weights[range.clone()], &[range.len()])
+    pub(super) fn vector(&self, range: &Range<usize>) -> Result<B::View<'a, T>> {
+        B::view(B::part(self.weights, range.clone()), &[range.len()])
     }
 
     /// y = x·Wᵀ + b
-    pub(super) fn linear(&self, y: &mut [T], x: &[T], p: &LinearParams) -> Result<()> {
+    pub(super) fn linear(&self, y: B::SliceMut<'_, T>, x: B::Slice<'_, T>, p: &LinearParams) -> Result<()> {
         self.interrupt.check()?;
         let bias = p.bias.as_ref().map(|range| self.vector(range)).transpose()?;
-        linear::forward(self.rows_mut(y, p.outputs)?, self.rows(x, p.inputs)?, self.matrix(p)?, bias)
+        self.on.linear(self.rows_mut(y, p.outputs)?, self.rows(x, p.inputs)?, self.matrix(p)?, bias)
     }
 
     /// y = norm(x)
-    pub(super) fn norm(&self, y: &mut [T], stats: &mut Stats, x: &[T], p: &NormParams) -> Result<()> {
+    pub(super) fn norm(
+        &self,
+        y: B::SliceMut<'_, T>,
+        stats: &mut Stats<B>,
+        x: B::Slice<'_, T>,
+        p: &NormParams,
+    ) -> Result<()> {
         let (y, x, w) = (self.rows_mut(y, self.width())?, self.rows(x, self.width())?, self.vector(&p.weight)?);
         let bias = p.bias.as_ref().map(|range| self.vector(range)).transpose()?;
+        let (mean, rstd, eps) = (B::write(&mut stats.mean), B::write(&mut stats.rstd), self.config.norm_eps);
         match self.config.norm {
-            Norm::LayerNorm => {
-                layer_norm::forward(y, &mut stats.mean, &mut stats.rstd, x, w, bias, self.config.norm_eps)
-            }
-            Norm::RmsNorm => rms_norm::forward(y, &mut stats.rstd, x, w, self.config.norm_eps),
+            Norm::LayerNorm => self.on.layer_norm(y, mean, rstd, x, w, bias, eps),
+            Norm::RmsNorm => self.on.rms_norm(y, rstd, x, w, eps),
         }
     }
 
     /// sum = x + residual;  y = norm(sum)
     fn norm_add(
         &self,
-        y: &mut [T],
-        sum: &mut [T],
-        stats: &mut Stats,
-        x: &[T],
-        residual: &[T],
+        y: B::SliceMut<'_, T>,
+        sum: B::SliceMut<'_, T>,
+        stats: &mut Stats<B>,
+        x: B::Slice<'_, T>,
+        residual: B::Slice<'_, T>,
         p: &NormParams,
     ) -> Result<()> {
         let width = self.width();
         let (y, sum) = (self.rows_mut(y, width)?, self.rows_mut(sum, width)?);
         let (x, residual, w) = (self.rows(x, width)?, self.rows(residual, width)?, self.vector(&p.weight)?);
         let bias = p.bias.as_ref().map(|range| self.vector(range)).transpose()?;
-        let (mean, rstd, eps) = (&mut stats.mean, &mut stats.rstd, self.config.norm_eps);
+        let (mean, rstd, eps) = (B::write(&mut stats.mean), B::write(&mut stats.rstd), self.config.norm_eps);
         match self.config.norm {
-            Norm::LayerNorm => layer_norm::forward_add(y, sum, mean, rstd, x, residual, w, bias, eps),
-            Norm::RmsNorm => rms_norm::forward_add(y, sum, rstd, x, residual, w, eps),
+            Norm::LayerNorm => self.on.layer_norm_add(y, sum, mean, rstd, x, residual, w, bias, eps),
+            Norm::RmsNorm => self.on.rms_norm_add(y, sum, rstd, x, residual, w, eps),
         }
     }
 
-    pub(super) fn add(&self, y: &mut [T], a: &[T], b: &[T]) -> Result<()> {
-        add::forward(self.rows_mut(y, self.width())?, self.rows(a, self.width())?, self.rows(b, self.width())?)
+    pub(super) fn add(&self, y: B::SliceMut<'_, T>, a: B::Slice<'_, T>, b: B::Slice<'_, T>) -> Result<()> {
+        self.on.add(self.rows_mut(y, self.width())?, self.rows(a, self.width())?, self.rows(b, self.width())?)
     }
 
     /// x = E[ids] (+ P[positions])
-    fn embed(&self, x: &mut [T], scratch: &mut Scratch<T>, ids: &[i32]) -> Result<()> {
+    fn embed(&self, x: B::SliceMut<'_, T>, scratch: &mut Scratch<B, T>, ids: &B::Ids<'_>) -> Result<()> {
         let (width, tokens) = (self.width(), self.config.vocab_size);
-        let table = View::new(&self.weights[self.layout.embedding.clone()], &[tokens, width])?;
+        let table = B::view(B::part(self.weights, self.layout.embedding.clone()), &[tokens, width])?;
         let Some(positions) = &self.layout.positions else {
-            return embedding::forward(self.rows_mut(x, width)?, table, ids);
+            return self.on.embedding(self.rows_mut(x, width)?, table, ids);
         };
-        embedding::forward(self.rows_mut(&mut scratch.normed, width)?, table, ids)?;
-        let table = View::new(&self.weights[positions.clone()], &[self.config.max_position_embeddings, width])?;
-        embedding::forward(self.rows_mut(&mut scratch.branch, width)?, table, &self.positions()?)?;
-        self.add(x, &scratch.normed, &scratch.branch)
+        self.on.embedding(self.rows_mut(B::write(&mut scratch.normed), width)?, table, ids)?;
+        let (limit, positions) = (self.config.max_position_embeddings, positions.clone());
+        let table = B::view(B::part(self.weights, positions), &[limit, width])?;
+        let places = self.positions()?;
+        let ids = self.on.ids("embedding", &places, limit, None)?;
+        self.on.embedding(self.rows_mut(B::write(&mut scratch.branch), width)?, table, &ids)?;
+        self.add(x, B::read(&scratch.normed), B::read(&scratch.branch))
     }
 
     /// The position of each token, sequence after sequence.
@@ -122,84 +131,106 @@ impl<T: Element> Pass<'_, T> {
     /// `slot.attended` from `slot.qkv` for the layer it is told.
     pub(super) fn walk(
         &self,
-        buffers: &mut Buffers<T>,
-        ids: &[i32],
-        mut attend: impl FnMut(&Self, &mut Slot<T>, usize) -> Result<()>,
+        buffers: &mut Buffers<B, T>,
+        ids: &B::Ids<'_>,
+        mut attend: impl FnMut(&Self, &mut Slot<B, T>, usize) -> Result<()>,
     ) -> Result<()> {
         let Buffers { streams, scratch, .. } = buffers;
-        self.embed(&mut streams[0], scratch, ids)?;
+        self.embed(B::write(&mut streams[0]), scratch, ids)?;
         for i in 0..buffers.sizes.layers {
             self.layer(i, buffers.layer(i)?, true, |pass, slot| attend(pass, slot, i))?;
         }
         let Buffers { streams, scratch, final_stats, sizes, .. } = buffers;
         let last = &streams[sizes.stream(sizes.layers)];
-        self.norm(&mut scratch.normed, final_stats, last, &self.layout.final_norm)
+        self.norm(B::write(&mut scratch.normed), final_stats, B::read(last), &self.layout.final_norm)
     }
 
     /// One layer. Unless `whole` it stops where nothing more is kept for the backward pass.
     pub(super) fn layer(
         &self,
         i: usize,
-        buffers: LayerBuffers<T>,
+        buffers: LayerBuffers<B, T>,
         whole: bool,
-        attend: impl FnOnce(&Self, &mut Slot<T>) -> Result<()>,
+        attend: impl FnOnce(&Self, &mut Slot<B, T>) -> Result<()>,
     ) -> Result<()> {
         let p = &self.layout.layers[i];
         let LayerBuffers { x, next, slot, scratch } = buffers;
-        self.norm(&mut scratch.normed, &mut slot.attention_stats, x, &p.attention_norm)?;
-        self.linear(&mut slot.qkv, &scratch.normed, &p.qkv)?;
+        self.norm(B::write(&mut scratch.normed), &mut slot.attention_stats, x, &p.attention_norm)?;
+        self.linear(B::write(&mut slot.qkv), B::read(&scratch.normed), &p.qkv)?;
         attend(self, slot)?;
-        self.linear(&mut scratch.branch, &slot.attended, &p.dense)?;
+        self.linear(B::write(&mut scratch.branch), B::read(&slot.attended), &p.dense)?;
         self.enter_mlp(x, slot, scratch, p)?;
-        self.linear(&mut slot.up, &scratch.normed, &p.up)?;
+        self.linear(B::write(&mut slot.up), B::read(&scratch.normed), &p.up)?;
         if whole { self.leave_mlp(next, x, slot, scratch, p) } else { Ok(()) }
     }
 
     /// normed = norm₂(x), or norm₂(x + attention) with the sum kept in `middle`.
-    fn enter_mlp(&self, x: &[T], slot: &mut Slot<T>, scratch: &mut Scratch<T>, p: &LayerParams) -> Result<()> {
-        let (normed, stats) = (&mut scratch.normed, &mut slot.mlp_stats);
+    fn enter_mlp(
+        &self,
+        x: B::Slice<'_, T>,
+        slot: &mut Slot<B, T>,
+        scratch: &mut Scratch<B, T>,
+        p: &LayerParams,
+    ) -> Result<()> {
+        let (normed, stats) = (B::write(&mut scratch.normed), &mut slot.mlp_stats);
         if self.config.parallel_residual {
             return self.norm(normed, stats, x, &p.mlp_norm);
         }
-        self.norm_add(normed, &mut slot.middle, stats, &scratch.branch, x, &p.mlp_norm)
+        self.norm_add(normed, B::write(&mut slot.middle), stats, B::read(&scratch.branch), x, &p.mlp_norm)
     }
 
     /// next = down(act(up)) + what the residual brings.
-    fn leave_mlp(&self, next: &mut [T], x: &[T], slot: &Slot<T>, s: &mut Scratch<T>, p: &LayerParams) -> Result<()> {
-        let hidden = &mut s.hidden[..self.tokens() * self.config.ffn_hidden_size];
-        self.activate(hidden, &slot.up)?;
-        self.linear(&mut s.normed, hidden, &p.down)?;
+    fn leave_mlp(
+        &self,
+        next: B::SliceMut<'_, T>,
+        x: B::Slice<'_, T>,
+        slot: &Slot<B, T>,
+        s: &mut Scratch<B, T>,
+        p: &LayerParams,
+    ) -> Result<()> {
+        let range = 0..self.tokens() * self.config.ffn_hidden_size;
+        self.activate(B::part_mut(B::write(&mut s.hidden), range.clone()), B::read(&slot.up))?;
+        self.linear(B::write(&mut s.normed), B::part(B::read(&s.hidden), range), &p.down)?;
         if self.config.parallel_residual {
-            self.add(&mut s.spare, &s.normed, &s.branch)?;
-            return self.add(next, &s.spare, x);
+            self.add(B::write(&mut s.spare), B::read(&s.normed), B::read(&s.branch))?;
+            return self.add(next, B::read(&s.spare), x);
         }
-        self.add(next, &s.normed, &slot.middle)
+        self.add(next, B::read(&s.normed), B::read(&slot.middle))
     }
 
     /// h = act(up), or act(gate)·up
-    pub(super) fn activate(&self, hidden: &mut [T], up: &[T]) -> Result<()> {
+    pub(super) fn activate(&self, hidden: B::SliceMut<'_, T>, up: B::Slice<'_, T>) -> Result<()> {
         let (ffn, kind) = (self.config.ffn_hidden_size, self.config.activation);
         let hidden = self.rows_mut(hidden, ffn)?;
         if self.config.gated {
-            return gated_mlp::forward(hidden, self.rows(up, 2 * ffn)?, kind);
+            return self.on.gated_mlp(hidden, self.rows(up, 2 * ffn)?, kind);
         }
-        activation::forward(hidden, self.rows(up, ffn)?, kind)
+        self.on.activation(hidden, self.rows(up, ffn)?, kind)
     }
 
-    pub(super) fn rotate(&self, qkv: &mut [T]) -> Result<()> {
+    /// q and k in place, `backward` for their gradients.
+    pub(super) fn rotate(&self, mut qkv: B::SliceMut<'_, T>, backward: bool) -> Result<()> {
         let Some(table) = self.table else { return Ok(()) };
         let Projection { row, q, k, .. } = self.projection;
-        rotary::forward(qkv, row, q, self.batch, self.time, table, self.start)?;
-        rotary::forward(qkv, row, k, self.batch, self.time, table, self.start)
+        for heads in [q, k] {
+            let qkv = self.rows_mut(B::lend(&mut qkv), row)?;
+            self.on.rotary(qkv, heads, self.time, table, self.start, backward)?;
+        }
+        Ok(())
     }
 
     /// Rotates q and k in place, then attends to the tokens of this pass.
-    pub(super) fn attend(&self, slot: &mut Slot<T>) -> Result<()> {
+    pub(super) fn attend(&self, slot: &mut Slot<B, T>) -> Result<()> {
         self.interrupt.check()?;
-        self.rotate(&mut slot.qkv)?;
-        let Projection { q, .. } = self.projection;
-        let out = ViewMut::new(&mut slot.attended, &[self.batch, self.time, q.count * q.dim])?;
-        attention::forward(out, &mut slot.lse, &slot.qkv, &self.attention())
+        self.rotate(B::write(&mut slot.qkv), false)?;
+        let out = B::view_mut(B::write(&mut slot.attended), &self.attended())?;
+        let qkv = self.rows(B::read(&slot.qkv), self.projection.row)?;
+        self.on.attention(out, B::write(&mut slot.lse), qkv, &self.attention())
+    }
+
+    /// (B, T, A·d)
+    pub(super) fn attended(&self) -> [usize; 3] {
+        [self.batch, self.time, self.projection.q.count * self.projection.q.dim]
     }
 
     /// Where q, k and v stand, and what they see.
@@ -216,7 +247,7 @@ impl<T: Element> Pass<'_, T> {
     }
 
     /// (V, D)
-    pub(super) fn output(&self) -> Result<View<'_, T>> {
-        View::new(&self.weights[self.layout.output.clone()], &[self.config.vocab_size, self.width()])
+    pub(super) fn output(&self) -> Result<B::View<'a, T>> {
+        B::view(B::part(self.weights, self.layout.output.clone()), &[self.config.vocab_size, self.width()])
     }
 }

@@ -8,69 +8,71 @@
 //! With recomputation in blocks of n layers, x is kept at block borders alone and the rest for one
 //! block at a time.
 
-use super::decoder::Decoder;
+use super::decoder::{Decoder, LossSum};
 use super::layout::Projection;
 use super::{ModelConfig, Norm, Position};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::memory::zeros;
+use crate::ops::backend::{Backend, Cpu};
+use crate::ops::linear_cross_entropy::LossOptions;
 use crate::ops::rotary;
 
 /// Mean (LayerNorm only) and 1/std of each row.
 #[derive(Debug)]
-pub(super) struct Stats {
-    pub mean: Vec<f32>,
-    pub rstd: Vec<f32>,
+pub(super) struct Stats<B: Backend> {
+    pub mean: B::Buffer<f32>,
+    pub rstd: B::Buffer<f32>,
 }
 
 /// What one layer keeps for its backward pass. N tokens.
 #[derive(Debug)]
-pub(super) struct Slot<T> {
-    pub attention_stats: Stats,
+pub(super) struct Slot<B: Backend, T: Element> {
+    pub attention_stats: Stats<B>,
     /// (N, row)
-    pub qkv: Vec<T>,
+    pub qkv: B::Buffer<T>,
     /// (B, A, T)
-    pub lse: Vec<f32>,
+    pub lse: B::Buffer<f32>,
     /// (N, A·d)
-    pub attended: Vec<T>,
+    pub attended: B::Buffer<T>,
     /// x + attention, (N, D); empty with a parallel residual.
-    pub middle: Vec<T>,
-    pub mlp_stats: Stats,
+    pub middle: B::Buffer<T>,
+    pub mlp_stats: Stats<B>,
     /// (N, F), or gate|up (N, 2F)
-    pub up: Vec<T>,
+    pub up: B::Buffer<T>,
 }
 
 /// Buffers that every layer overwrites; (N, D) each, but `hidden`.
 #[derive(Debug)]
-pub(super) struct Scratch<T> {
-    pub normed: Vec<T>,
-    pub branch: Vec<T>,
+pub(super) struct Scratch<B: Backend, T: Element> {
+    pub normed: B::Buffer<T>,
+    pub branch: B::Buffer<T>,
     /// A second branch, or the gradient being made; empty where no pass needs it.
-    pub spare: Vec<T>,
+    pub spare: B::Buffer<T>,
     /// The gradient of the stream; empty for inference.
-    pub gradient: Vec<T>,
+    pub gradient: B::Buffer<T>,
     /// h (N, F); in the backward pass dh|du, then d attended | dqkv.
-    pub hidden: Vec<T>,
+    pub hidden: B::Buffer<T>,
 }
 
 /// What a walk through the layers reads and writes.
 #[derive(Debug)]
-pub(super) struct Buffers<T> {
+pub(super) struct Buffers<B: Backend, T: Element> {
     pub sizes: Sizes,
     /// The residual stream before each layer and after the last, see [`Sizes::stream`].
-    pub streams: Vec<Vec<T>>,
-    pub slots: Vec<Slot<T>>,
-    pub scratch: Scratch<T>,
-    pub final_stats: Stats,
+    pub streams: Vec<B::Buffer<T>>,
+    pub slots: Vec<Slot<B, T>>,
+    pub scratch: Scratch<B, T>,
+    pub final_stats: Stats<B>,
 }
 
 /// Buffers of one shape (batch, time) for [`Decoder::forward_backward`] and [`Decoder::loss`].
 #[derive(Debug)]
-pub struct Workspace<T> {
-    pub(super) buffers: Buffers<T>,
+pub struct Workspace<T: Element, B: Backend = Cpu> {
+    pub(super) on: B,
+    pub(super) buffers: Buffers<B, T>,
     /// One token each.
-    pub(super) losses: Vec<f32>,
-    pub(super) table: Option<rotary::Table>,
+    pub(super) losses: B::Buffer<f32>,
+    pub(super) table: Option<B::Table>,
     config: ModelConfig,
 }
 
@@ -210,60 +212,72 @@ fn check_extents(config: &ModelConfig, batch: usize, time: usize, keep: Keep) ->
     Ok(())
 }
 
-impl<T: Element> Buffers<T> {
-    pub(super) fn allocate(sizes: Sizes) -> Self {
+impl<B: Backend> Stats<B> {
+    fn allocate(on: &B, sizes: &Sizes) -> Result<Self> {
+        Ok(Self { mean: on.zeros(sizes.means())?, rstd: on.zeros(sizes.tokens())? })
+    }
+}
+
+impl<B: Backend, T: Element> Slot<B, T> {
+    fn allocate(on: &B, sizes: &Sizes) -> Result<Self> {
         let n = sizes.tokens();
-        let of = |width: usize| zeros(n * width);
-        let stats = || Stats { mean: vec![0.0; sizes.means()], rstd: vec![0.0; n] };
-        let slot = || Slot {
-            attention_stats: stats(),
-            qkv: of(sizes.row),
-            lse: vec![0.0; n * sizes.heads],
-            attended: of(sizes.attended),
-            middle: zeros(sizes.middle()),
-            mlp_stats: stats(),
-            up: of(sizes.up),
-        };
-        Self {
-            streams: (0..sizes.num_streams()).map(|_| of(sizes.width)).collect(),
-            slots: (0..sizes.block()).map(|_| slot()).collect(),
+        Ok(Self {
+            attention_stats: Stats::allocate(on, sizes)?,
+            qkv: on.zeros(n * sizes.row)?,
+            lse: on.zeros(n * sizes.heads)?,
+            attended: on.zeros(n * sizes.attended)?,
+            middle: on.zeros(sizes.middle())?,
+            mlp_stats: Stats::allocate(on, sizes)?,
+            up: on.zeros(n * sizes.up)?,
+        })
+    }
+}
+
+impl<B: Backend, T: Element> Buffers<B, T> {
+    pub(super) fn allocate(on: &B, sizes: Sizes) -> Result<Self> {
+        let row = || on.zeros(sizes.tokens() * sizes.width);
+        Ok(Self {
+            streams: (0..sizes.num_streams()).map(|_| row()).collect::<Result<_>>()?,
+            slots: (0..sizes.block()).map(|_| Slot::allocate(on, &sizes)).collect::<Result<_>>()?,
             scratch: Scratch {
-                normed: of(sizes.width),
-                branch: of(sizes.width),
-                spare: zeros(sizes.spare()),
-                gradient: zeros(sizes.gradient()),
-                hidden: zeros(sizes.hidden_len()),
+                normed: row()?,
+                branch: row()?,
+                spare: on.zeros(sizes.spare())?,
+                gradient: on.zeros(sizes.gradient())?,
+                hidden: on.zeros(sizes.hidden_len())?,
             },
-            final_stats: stats(),
+            final_stats: Stats::allocate(on, &sizes)?,
             sizes,
-        }
+        })
     }
 
     /// The streams before and after layer `i`, and its slot.
-    pub(super) fn layer(&mut self, i: usize) -> Result<LayerBuffers<'_, T>> {
+    pub(super) fn layer(&mut self, i: usize) -> Result<LayerBuffers<'_, B, T>> {
         let both = [self.sizes.stream(i), self.sizes.stream(i + 1)];
         let apart = self.streams.get_disjoint_mut(both);
         let [x, next] = apart.map_err(|_| Error::Internal("two streams share a buffer".into()))?;
+        let (x, next) = (B::read(x), B::write(next));
         Ok(LayerBuffers { x, next, slot: &mut self.slots[self.sizes.slot(i)], scratch: &mut self.scratch })
     }
 }
 
 /// One layer's share of the buffers.
-pub(super) struct LayerBuffers<'b, T> {
-    pub x: &'b [T],
-    pub next: &'b mut [T],
-    pub slot: &'b mut Slot<T>,
-    pub scratch: &'b mut Scratch<T>,
+pub(super) struct LayerBuffers<'b, B: Backend, T: Element> {
+    pub x: B::Slice<'b, T>,
+    pub next: B::SliceMut<'b, T>,
+    pub slot: &'b mut Slot<B, T>,
+    pub scratch: &'b mut Scratch<B, T>,
 }
 
-impl<T: Element> Workspace<T> {
-    pub(super) fn allocate(config: &ModelConfig, sizes: Sizes) -> Self {
-        Self {
-            losses: vec![0.0; sizes.tokens()],
-            table: table(config, sizes.time),
-            buffers: Buffers::allocate(sizes),
+impl<T: Element, B: Backend> Workspace<T, B> {
+    pub(super) fn allocate(on: &B, config: &ModelConfig, sizes: Sizes) -> Result<Self> {
+        Ok(Self {
+            losses: on.zeros(sizes.tokens())?,
+            table: table(config, sizes.time).map(|table| on.table(table)).transpose()?,
+            buffers: Buffers::allocate(on, sizes)?,
             config: config.clone(),
-        }
+            on: on.clone(),
+        })
     }
 
     /// Bytes of all buffers.
@@ -274,6 +288,20 @@ impl<T: Element> Workspace<T> {
     /// The (batch, time) this workspace serves.
     pub fn shape(&self) -> (usize, usize) {
         (self.buffers.sizes.batch, self.buffers.sizes.time)
+    }
+
+    /// Puts the losses of the newest pass aside for `other`, which has as many places.
+    pub fn swap_losses(&mut self, other: &mut B::Buffer<f32>) {
+        std::mem::swap(&mut self.losses, other);
+    }
+
+    /// The losses of the newest pass, summed, after it has been waited for.
+    ///
+    /// # Errors
+    /// `Error::Device`: a kernel has failed.
+    pub fn loss_sum(&self, targets: &[i32], options: &LossOptions) -> Result<LossSum> {
+        let losses = self.on.download(B::read(&self.losses))?;
+        Ok(LossSum::of(&losses, targets, options))
     }
 
     /// # Errors

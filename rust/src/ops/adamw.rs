@@ -25,33 +25,35 @@ pub fn step<P: Element, M: Element>(p: &mut [P], m: &mut [M], v: &mut [M], g: &[
     Ok(())
 }
 
+/// A stretch of the arena, up to `end`, and its weight decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Group {
+    pub end: usize,
+    pub weight_decay: f64,
+}
+
+/// One step's numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// From 1.
+    pub step: u64,
+}
+
 /// On a GPU: a whole arena in one launch.
 #[cfg(feature = "cuda")]
 pub mod cuda {
     use std::sync::Arc;
 
+    pub use super::{Group, Numbers};
+
     use super::super::expect_len;
     use crate::cuda::{Stream, View, ViewMut, adamw as device};
     use crate::dtype::Element;
     use crate::error::{Error, Result};
-
-    /// A stretch of the arena, up to `end`, and its weight decay.
-    #[derive(Debug, Clone, Copy)]
-    pub struct Group {
-        pub end: usize,
-        pub weight_decay: f64,
-    }
-
-    /// One step's numbers.
-    #[derive(Debug, Clone, Copy)]
-    pub struct Numbers {
-        pub lr: f64,
-        pub beta1: f64,
-        pub beta2: f64,
-        pub eps: f64,
-        /// From 1.
-        pub step: u64,
-    }
 
     impl Numbers {
         /// As the kernel takes them.

@@ -2,6 +2,11 @@
 
 pub use crate::cpu::grad_norm::{first_non_finite, sum_of_squares};
 
+/// The factor for a gradient of this norm; 1 where clipping is off (`max` 0) or the norm fits.
+pub fn clip_coefficient(norm: f64, max: f64) -> f64 {
+    if max > 0.0 && norm + 1e-6 > max { max / (norm + 1e-6) } else { 1.0 }
+}
+
 /// On a GPU: what clipping and unscaling need, without a wait.
 #[cfg(feature = "cuda")]
 pub mod cuda {

@@ -4,6 +4,7 @@ pub mod activation;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod backend;
 pub mod cast;
 pub mod cross_entropy;
 pub mod embedding;

@@ -1,5 +1,6 @@
 //! The trainer for `llmjp_core.run`, and the schedule and scaler for those who look at them alone.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods};
@@ -108,12 +109,13 @@ impl PyTrainer {
     fn arrays<'py>(
         &self,
         py: Python<'py>,
-        arena: impl Fn(&Trainer) -> &[f32] + Send + Sync,
+        arena: impl Fn(&Trainer) -> Core<Cow<'_, [f32]>> + Send + Sync,
     ) -> PyResult<Vec<(String, Bound<'py, PyArrayDyn<f32>>)>> {
-        let copied = self.ask(py, |trainer| {
-            let params = trainer.decoder().params().iter();
-            params.map(|p| (p.name.clone(), p.shape.clone(), arena(trainer)[p.range()].to_vec())).collect::<Vec<_>>()
+        let copied = self.ask(py, |trainer| -> Core<Vec<_>> {
+            let (params, arena) = (trainer.decoder().params().iter(), arena(trainer)?);
+            Ok(params.map(|p| (p.name.clone(), p.shape.clone(), arena[p.range()].to_vec())).collect())
         })?;
+        let copied = copied.map_err(PyError::from)?;
         let array =
             |(name, shape, values): (String, Vec<usize>, Vec<f32>)| Ok((name, values.into_pyarray(py).reshape(shape)?));
         copied.into_iter().map(array).collect()
@@ -152,7 +154,10 @@ impl PyTrainer {
 
     /// Of each parameter in the newest step, by name.
     fn gradient_norms(&self, py: Python<'_>) -> Result<Vec<(String, f64)>> {
-        self.ask(py, |trainer| trainer.gradient_norms().into_iter().map(|(name, norm)| (name.into(), norm)).collect())
+        let named = |trainer: &Trainer| -> Core<_> {
+            Ok(trainer.gradient_norms()?.into_iter().map(|(name, norm)| (name.into(), norm)).collect())
+        };
+        Ok(self.ask(py, named)??)
     }
 
     fn evaluate<'py>(&self, py: Python<'py>, part_name: &str) -> PyResult<Bound<'py, PyDict>> {
@@ -235,7 +240,10 @@ impl PyTrainer {
 
     /// Copies of AdamW's m (`exp_avg`) or v (`exp_avg_sq`) by name.
     fn moments<'py>(&self, py: Python<'py>, second: bool) -> PyResult<Vec<(String, Bound<'py, PyArrayDyn<f32>>)>> {
-        self.arrays(py, |trainer| trainer.moments()[usize::from(second)])
+        self.arrays(py, |trainer| {
+            let [first, second_moment] = trainer.moments()?;
+            Ok(if second { second_moment } else { first })
+        })
     }
 
     /// The model in f32. The trainer is over: its memory is free, its `save` folder released.
@@ -245,7 +253,7 @@ impl PyTrainer {
             let trainer = lock(&self.inner).take().ok_or_else(over)?;
             let eod = trainer.run().data.as_ref().and_then(|data| data.eod);
             let eos = eod.and_then(|id| i32::try_from(id).ok()).into_iter().collect();
-            let (decoder, weights) = trainer.into_model();
+            let (decoder, weights) = trainer.into_model()?;
             LanguageModel::new(decoder, weights, DType::F32, TokenIds { eos, ..TokenIds::default() })
         })?;
         Ok(PyModel { inner })

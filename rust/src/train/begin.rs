@@ -8,17 +8,16 @@ use super::batch::Batch;
 use super::checkpoint::{
     self, DataRecord, Manifest, Progress, Resume, ScheduleRecord, Start, Store, choose_schedule, compare, find,
 };
-use super::compute::{Compute, PassShape};
+use super::compute::{Arena, PassShape, compute};
 use super::config::{DecayStyle, Precision, RunConfig, ScheduleConfig, ScheduleFlavor};
-use super::optimizer::Optimizer;
 use super::scaler::LossScaler;
 use super::schedule::Schedule;
 use super::trainer::{Trainer, batch_shape};
 use crate::data::{self, Parts};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::memory::zeros;
 use crate::model::{Decoder, hf};
+use crate::ops::backend::Cpu;
 
 impl Trainer {
     /// Opens the data, builds the model, and goes on from a checkpoint where there is one.
@@ -41,11 +40,8 @@ impl Trainer {
         let shape =
             PassShape { batch: run.micro_batch_size, time: run.seq_length, recompute_layers: run.recompute_layers };
         let mut trainer = Self {
-            weights: zeros(decoder.num_params()),
-            grads: zeros(decoder.num_params()),
             grad_scale: 1.0,
-            optimizer: Optimizer::new(run.optimizer, decoder.params()),
-            compute: Compute::new(&decoder, run.precision, shape)?,
+            compute: compute(&Cpu, &decoder, run.precision, run.optimizer, shape)?,
             batch: Batch::new(batch_shape(&run)),
             schedule: Schedule::new(run.schedule)?,
             scaler,
@@ -61,19 +57,23 @@ impl Trainer {
             notes,
         };
         trainer.begin(&start, interrupt)?;
-        trainer.compute.refresh(&trainer.weights)?;
+        trainer.compute.refresh()?;
         Ok(trainer)
     }
 
     fn begin(&mut self, start: &Start, interrupt: Interrupt) -> Result<()> {
         match start {
-            Start::Fresh => self.decoder.initialize(&mut self.weights, &self.run.init, u64::from(self.run.seed)),
+            Start::Fresh => {
+                let (decoder, run) = (&self.decoder, &self.run);
+                let seed = u64::from(run.seed);
+                self.compute.fill(Arena::Weights, &mut |weights| decoder.initialize(weights, &run.init, seed))
+            }
             Start::Continue { dir, iteration } => self.go_on(dir, *iteration, interrupt),
             Start::Finetune { dir, iteration } => {
                 checkpoint::verify_newest(dir, *iteration, interrupt)?;
                 let folder = checkpoint::folder(dir, *iteration);
                 self.notes.push(format!("step 0 with the weights of {}", folder.display()));
-                checkpoint::read_weights(&folder, &self.decoder, &mut self.weights)
+                self.read_weights(&folder)
             }
             Start::Weights(dir) => self.import(dir),
         }
@@ -89,13 +89,15 @@ impl Trainer {
         if let Some(before) = choose_schedule(&folder, &self.run.checkpoint, &manifest.schedule, &now)? {
             self.schedule = Schedule::new(schedule_config(&folder, &before)?)?;
         }
-        checkpoint::read_weights(&folder, &self.decoder, &mut self.weights)?;
+        self.read_weights(&folder)?;
         self.progress = manifest.progress;
         if self.run.checkpoint.no_load_optim {
             self.progress.optimizer_steps = 0;
         } else {
-            let Optimizer { m, v, .. } = &mut self.optimizer;
-            checkpoint::read_moments(&folder, &self.decoder, [m, v])?;
+            for (which, arena) in [Arena::First, Arena::Second].into_iter().enumerate() {
+                let decoder = &self.decoder;
+                self.compute.fill(arena, &mut |m| checkpoint::read_moment(&folder, decoder, which, m))?;
+            }
             if let (Some(scaler), Some(state)) = (&mut self.scaler, manifest.loss_scaler) {
                 scaler.restore(state);
             }
@@ -107,6 +109,11 @@ impl Trainer {
         }
         self.notes.push(format!("going on from {}", folder.display()));
         Ok(())
+    }
+
+    fn read_weights(&mut self, folder: &Path) -> Result<()> {
+        let decoder = &self.decoder;
+        self.compute.fill(Arena::Weights, &mut |weights| checkpoint::read_weights(folder, decoder, weights))
     }
 
     fn note_new_order(&mut self, manifest: &Manifest, data: &DataRecord) {
@@ -129,7 +136,10 @@ impl Trainer {
                 self.decoder.config()
             )));
         }
-        self.weights.copy_from_slice(&weights);
+        self.compute.fill(Arena::Weights, &mut |to| {
+            to.copy_from_slice(&weights);
+            Ok(())
+        })?;
         self.notes.push(format!("step 0 with the weights of {}", dir.display()));
         Ok(())
     }

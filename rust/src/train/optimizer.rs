@@ -3,48 +3,33 @@
 //! Norms and biases do not decay; matrices do, the embedding and the output among them. A gradient
 //! longer than `gradient_clipping` (global L2 norm) is scaled by clip / (norm + 1e-6).
 
-use std::ops::Range;
-
+use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::zeros;
 use crate::model::Param;
-use crate::ops::adamw;
+use crate::ops::adamw::{Group, Numbers};
+use crate::ops::backend::{Backend, Cpu};
 use crate::train::config::OptimizerConfig;
 
-/// Neighbouring parameters of one weight decay: a stretch of the arena.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group {
-    pub range: Range<usize>,
-    pub weight_decay: f64,
-}
-
-/// The arena cut into as few groups as possible.
+/// The arena cut into as few stretches of one weight decay as possible.
 pub fn groups(params: &[Param], weight_decay: f64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for param in params {
-        let weight_decay = if param.decay { weight_decay } else { 0.0 };
+        let (end, weight_decay) = (param.range().end, if param.decay { weight_decay } else { 0.0 });
         match groups.last_mut() {
-            Some(last) if last.weight_decay == weight_decay && last.range.end == param.offset => {
-                last.range.end = param.range().end;
-            }
-            _ => groups.push(Group { range: param.range(), weight_decay }),
+            Some(last) if last.weight_decay == weight_decay => last.end = end,
+            _ => groups.push(Group { end, weight_decay }),
         }
     }
     groups
 }
 
-/// The factor for a gradient of this norm; 1 where clipping is off (`max` 0) or the norm fits.
-pub fn clip_coefficient(norm: f64, max: f64) -> f64 {
-    if max > 0.0 && norm + 1e-6 > max { max / (norm + 1e-6) } else { 1.0 }
-}
-
 /// AdamW's moments and groups.
 #[derive(Debug)]
-pub struct Optimizer {
+pub struct Optimizer<B: Backend = Cpu> {
     config: OptimizerConfig,
     groups: Vec<Group>,
-    pub m: Vec<f32>,
-    pub v: Vec<f32>,
+    pub m: B::Buffer<f32>,
+    pub v: B::Buffer<f32>,
 }
 
 /// One update.
@@ -53,35 +38,33 @@ pub struct Update {
     pub learning_rate: f64,
     /// AdamW's t, from 1.
     pub step: usize,
-    /// Multiplied into the gradient: clipping and unscaling.
-    pub grad_scale: f64,
 }
 
-impl Optimizer {
-    pub fn new(config: OptimizerConfig, params: &[Param]) -> Self {
+impl<B: Backend> Optimizer<B> {
+    /// # Errors
+    /// `Device`: there is not so much memory.
+    pub fn new(on: &B, config: OptimizerConfig, params: &[Param]) -> Result<Self> {
         let len = params.last().map_or(0, |param| param.range().end);
-        Self { config, groups: groups(params, config.weight_decay), m: zeros(len), v: zeros(len) }
+        Ok(Self { config, groups: groups(params, config.weight_decay), m: on.zeros(len)?, v: on.zeros(len)? })
     }
 
+    /// `factor` is multiplied into the gradient: clipping and unscaling. `low` becomes the new weights, rounded.
+    ///
     /// # Errors
     /// `Shape` when the arenas differ in length; then nothing has changed.
-    pub fn step(&mut self, weights: &mut [f32], grads: &[f32], update: Update) -> Result<()> {
-        let OptimizerConfig { betas, eps, .. } = self.config;
-        for Group { range, weight_decay } in &self.groups {
-            let step = adamw::Step {
-                lr: update.learning_rate,
-                beta1: betas.0,
-                beta2: betas.1,
-                eps,
-                weight_decay: *weight_decay,
-                grad_scale: update.grad_scale as f32,
-                step: update.step as u64,
-                dither: None,
-            };
-            let r = || range.clone();
-            adamw::step(&mut weights[r()], &mut self.m[r()], &mut self.v[r()], &grads[r()], &step)?;
-        }
-        Ok(())
+    pub fn step<T: Element>(
+        &mut self,
+        on: &B,
+        weights: B::SliceMut<'_, f32>,
+        low: Option<B::SliceMut<'_, T>>,
+        grads: B::Slice<'_, f32>,
+        factor: &B::Factor,
+        update: Update,
+    ) -> Result<()> {
+        let OptimizerConfig { betas: (beta1, beta2), eps, .. } = self.config;
+        let numbers = Numbers { lr: update.learning_rate, beta1, beta2, eps, step: update.step as u64 };
+        let (m, v) = (B::write(&mut self.m), B::write(&mut self.v));
+        on.adamw(weights, m, v, low, grads, factor, &self.groups, &numbers)
     }
 }
 
@@ -89,6 +72,7 @@ impl Optimizer {
 mod tests {
     use super::*;
     use crate::model::{Activation, Bias, Decoder, ModelConfig, Norm, Position};
+    use crate::ops::grad_norm::clip_coefficient;
 
     fn decoder() -> Decoder {
         Decoder::new(ModelConfig {
@@ -118,18 +102,18 @@ mod tests {
         let decoder = decoder();
         let groups = groups(decoder.params(), 0.1);
         for param in decoder.params() {
-            let group = groups.iter().find(|g| g.range.contains(&param.offset)).unwrap();
+            let group = groups.iter().find(|group| param.offset < group.end).unwrap();
             let exempt = param.name.contains("norm") || param.name.ends_with("bias");
             assert_eq!(group.weight_decay, if exempt { 0.0 } else { 0.1 }, "{}", param.name);
         }
-        let covered: usize = groups.iter().map(|g| g.range.len()).sum();
-        assert_eq!(covered, decoder.num_params());
+        assert!(groups.is_sorted_by(|a, b| a.end < b.end && a.weight_decay != b.weight_decay));
+        assert_eq!(groups.last().unwrap().end, decoder.num_params());
     }
 
     #[test]
     fn without_decay_there_is_one_group() {
         let decoder = decoder();
-        assert_eq!(groups(decoder.params(), 0.0), [Group { range: 0..decoder.num_params(), weight_decay: 0.0 }]);
+        assert_eq!(groups(decoder.params(), 0.0), [Group { end: decoder.num_params(), weight_decay: 0.0 }]);
     }
 
     #[test]

@@ -57,8 +57,10 @@ impl Trainer {
         if let Some(path) = self.checkpoint() {
             return Ok(Some(path));
         }
-        let moments = (!self.run.checkpoint.no_save_optim).then_some([&*self.optimizer.m, &*self.optimizer.v]);
-        let arenas = Arenas { weights: &self.weights, moments };
+        let weights = self.model_weights()?;
+        let moments = if self.run.checkpoint.no_save_optim { None } else { Some(self.moments()?) };
+        let moments = moments.as_ref().map(|[m, v]| [&**m, &**v]);
+        let arenas = Arenas { weights: &weights, moments };
         let (mut manifest, export) = (self.manifest(), self.export_options());
         let path = store.save(iteration, |folder| {
             checkpoint::write(folder, &self.decoder, arenas, &export, &mut manifest, interrupt)

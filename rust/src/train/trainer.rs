@@ -7,16 +7,17 @@
 //! iteration and the data go on. fp16 lowers its loss scale then. After `SKIPS` in a row (fp16:
 //! `FP16_SKIPS`), or when a weight itself is not finite, the step fails and names the tensor.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::batch::{Batch, BatchShape};
 use super::checkpoint::{Progress, Store};
-use super::compute::{Compute, loss_options};
+use super::compute::{Arena, Compute, Gradient, loss_options};
 use super::config::{Precision, RunConfig};
 use super::non_finite;
-use super::optimizer::{Optimizer, Update, clip_coefficient};
+use super::optimizer::Update;
 use super::report::{Evaluation, Part, StepReport, Timers};
 use super::scaler::LossScaler;
 use super::schedule::Schedule;
@@ -25,7 +26,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::Decoder;
-use crate::ops::grad_norm;
+use crate::ops::backend::Clipping;
 
 /// Skipped steps in a row that end a bf16 or fp32 run: data alone explains one, seldom two.
 pub const SKIPS: usize = 3;
@@ -37,12 +38,9 @@ pub struct Trainer {
     pub(super) run: RunConfig,
     pub(super) resolved: Value,
     pub(super) decoder: Decoder,
-    pub(super) weights: Vec<f32>,
-    pub(super) grads: Vec<f32>,
-    /// The loss scale that `grads` carries.
+    /// The loss scale that the gradients carry.
     pub(super) grad_scale: f64,
-    pub(super) optimizer: Optimizer,
-    pub(super) compute: Compute,
+    pub(super) compute: Box<dyn Compute>,
     pub(super) batch: Batch,
     pub(super) schedule: Schedule,
     pub(super) scaler: Option<LossScaler>,
@@ -55,13 +53,6 @@ pub struct Trainer {
     /// The step of the newest checkpoint that equals the present state.
     pub(super) saved: Option<usize>,
     pub(super) notes: Vec<String>,
-}
-
-/// What the passes of a step left in the gradient arena.
-struct Gradient {
-    loss: f64,
-    /// L2 norm, unscaled.
-    norm: f64,
 }
 
 impl Trainer {
@@ -79,18 +70,27 @@ impl Trainer {
     }
 
     /// The decoder and its f32 weights; all other memory is given back.
-    pub fn into_model(self) -> (Decoder, Vec<f32>) {
-        (self.decoder, self.weights)
+    ///
+    /// # Errors
+    /// `Device`, here and where else an arena is asked for.
+    pub fn into_model(self) -> Result<(Decoder, Vec<f32>)> {
+        Ok((self.decoder, self.compute.into_weights()?))
     }
 
     /// The f32 masters, one arena.
-    pub fn model_weights(&self) -> &[f32] {
-        &self.weights
+    ///
+    /// # Errors
+    /// As [`Self::into_model`].
+    pub fn model_weights(&self) -> Result<Cow<'_, [f32]>> {
+        self.compute.arena(Arena::Weights)
     }
 
     /// AdamW's m and v.
-    pub fn moments(&self) -> [&[f32]; 2] {
-        [&self.optimizer.m, &self.optimizer.v]
+    ///
+    /// # Errors
+    /// As [`Self::into_model`].
+    pub fn moments(&self) -> Result<[Cow<'_, [f32]>; 2]> {
+        Ok([self.compute.arena(Arena::First)?, self.compute.arena(Arena::Second)?])
     }
 
     pub fn progress(&self) -> Progress {
@@ -115,13 +115,16 @@ impl Trainer {
     /// Bytes of the arenas and the activations.
     pub fn bytes(&self) -> usize {
         let rounded = if self.compute.dtype() == DType::F32 { 0 } else { self.compute.dtype().size() };
-        self.weights.len() * (16 + rounded) + self.compute.activation_bytes()
+        self.decoder.num_params() * (16 + rounded) + self.compute.activation_bytes()
     }
 
     /// The L2 norm of each parameter's gradient in the newest step, unscaled and before clipping.
-    pub fn gradient_norms(&self) -> Vec<(&str, f64)> {
-        let norm = |grads: &[f32]| grad_norm::sum_of_squares(grads).sqrt() / self.grad_scale;
-        self.decoder.params().iter().map(|p| (p.name.as_str(), norm(&self.grads[p.range()]))).collect()
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn gradient_norms(&self) -> Result<Vec<(&str, f64)>> {
+        let params = self.decoder.params().iter();
+        params.map(|p| Ok((p.name.as_str(), self.compute.norm(p.range())? / self.grad_scale))).collect()
     }
 
     pub fn is_done(&self) -> bool {
@@ -151,7 +154,7 @@ impl Trainer {
         let (learning_rate, loss_scale) =
             (self.schedule.learning_rate(self.progress.schedule_steps), self.scaler.map(|s| s.scale()));
         let note = if gradient.loss.is_finite() && gradient.norm.is_finite() {
-            self.update(&gradient, learning_rate)?;
+            self.update(learning_rate)?;
             None
         } else {
             Some(self.skip(&gradient)?)
@@ -181,33 +184,19 @@ impl Trainer {
         })
     }
 
-    /// Runs the micro-batches. A loss that is not finite ends the step early.
+    /// Runs the micro-batches; those without targets take no part.
     fn gradient(&mut self, interrupt: Interrupt) -> Result<Gradient> {
-        let scale = self.scaler.map_or(1.0, |s| s.scale());
-        let options = loss_options(self.run.z_loss);
-        self.grads.fill(0.0);
-        self.grad_scale = scale;
-        let mut loss = 0.0;
+        let loss_scale = self.scaler.map_or(1.0, |s| s.scale());
+        self.grad_scale = loss_scale;
         let weights = self.batch.target_weights(self.run.loss_reduction);
-        for (tokens, weight) in self.batch.micro_batches().zip(weights).filter(|(_, weight)| *weight > 0.0) {
-            let grad_scale = (scale * weight) as f32;
-            let (decoder, masters, grads) = (&self.decoder, &self.weights, &mut self.grads);
-            let sum =
-                self.compute.forward_backward(decoder, masters, grads, tokens, grad_scale, &options, interrupt)?;
-            loss += sum.sum * weight;
-            if !loss.is_finite() {
-                break;
-            }
-        }
-        Ok(Gradient { loss, norm: grad_norm::sum_of_squares(&self.grads).sqrt() / scale })
+        let mut batches = self.batch.micro_batches().zip(weights).filter(|(_, weight)| *weight > 0.0);
+        let clipping = Clipping { loss_scale, max: self.run.optimizer.gradient_clipping };
+        self.compute.gradient(&self.decoder, &mut batches, clipping, &loss_options(self.run.z_loss), interrupt)
     }
 
-    fn update(&mut self, gradient: &Gradient, learning_rate: f64) -> Result<()> {
-        let clip = clip_coefficient(gradient.norm, self.run.optimizer.gradient_clipping);
-        let grad_scale = clip / self.scaler.map_or(1.0, |s| s.scale());
+    fn update(&mut self, learning_rate: f64) -> Result<()> {
         let step = self.progress.optimizer_steps + 1;
-        self.optimizer.step(&mut self.weights, &self.grads, Update { learning_rate, step, grad_scale })?;
-        self.compute.refresh(&self.weights)?;
+        self.compute.update(Update { learning_rate, step })?;
         self.progress.optimizer_steps = step;
         self.progress.schedule_steps += 1;
         self.failures = 0;
@@ -217,7 +206,7 @@ impl Trainer {
     /// Decides that the step is skipped, and says why.
     fn skip(&mut self, gradient: &Gradient) -> Result<String> {
         let step = self.progress.iteration + 1;
-        if let Some(what) = non_finite::in_weights(&self.decoder, &self.weights) {
+        if let Some(what) = non_finite::in_weights(&self.decoder, &*self.compute)? {
             return Err(Error::NonFinite(format!("step {step}: {what}; go on from an older checkpoint")));
         }
         let mut what = if gradient.loss.is_finite() {
@@ -225,7 +214,7 @@ impl Trainer {
         } else {
             format!("the loss is {}", gradient.loss)
         };
-        if let Some(where_) = non_finite::in_gradients(&self.decoder, &self.grads) {
+        if let Some(where_) = non_finite::in_gradients(&self.decoder, &*self.compute)? {
             what = format!("{what}: {where_}");
         }
         let limit = if self.run.precision == Precision::Fp16 { FP16_SKIPS } else { SKIPS };
@@ -295,7 +284,7 @@ impl Trainer {
             let at = (first * self.run.eval_iters + i) * self.run.train_batch_size;
             self.batch.fill(data.as_ref(), at)?;
             for tokens in self.batch.micro_batches() {
-                let loss = self.compute.loss(&self.decoder, &self.weights, tokens, &loss_options(0.0), interrupt)?;
+                let loss = self.compute.loss(&self.decoder, tokens, &loss_options(0.0), interrupt)?;
                 sum += loss.sum;
                 targets += loss.count;
             }

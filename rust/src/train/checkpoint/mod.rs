@@ -84,11 +84,11 @@ pub(super) fn read_weights(folder: &Path, decoder: &Decoder, weights: &mut [f32]
     decoder.params().iter().try_for_each(|p| file.read(&p.name, &p.shape, &mut weights[p.range()]))
 }
 
-/// Reads AdamW's m and v.
+/// Reads one of AdamW's moments, by its place in `MOMENTS`.
 ///
 /// # Errors
 /// As [`read_weights`]; also when the checkpoint was written without them.
-pub(super) fn read_moments(folder: &Path, decoder: &Decoder, moments: [&mut [f32]; 2]) -> Result<()> {
+pub(super) fn read_moment(folder: &Path, decoder: &Decoder, which: usize, arena: &mut [f32]) -> Result<()> {
     let path = folder.join(OPTIMIZER);
     if !path.exists() {
         let what = "holds no optimizer state (written with `no_save_optim`); set `no_load_optim: true` to go on with \
@@ -97,10 +97,7 @@ pub(super) fn read_moments(folder: &Path, decoder: &Decoder, moments: [&mut [f32
         return Err(Error::Checkpoint { path: folder.to_owned(), what });
     }
     let mut file = TensorFile::open(&path)?;
-    for (prefix, arena) in MOMENTS.iter().zip(moments) {
-        for p in decoder.params() {
-            file.read(&format!("{prefix}.{}", p.name), &p.shape, &mut arena[p.range()])?;
-        }
-    }
-    Ok(())
+    let prefix = MOMENTS[which];
+    let mut read = |p: &Param| file.read(&format!("{prefix}.{}", p.name), &p.shape, &mut arena[p.range()]);
+    decoder.params().iter().try_for_each(&mut read)
 }

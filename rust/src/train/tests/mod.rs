@@ -191,9 +191,9 @@ fn train(trainer: &mut Trainer, steps: usize) -> Vec<StepReport> {
 /// Everything that a step may change, as bits.
 fn state(trainer: &Trainer) -> (Vec<u32>, Vec<u32>, Vec<u32>, String) {
     let bits = |arena: &[f32]| arena.iter().map(|value| value.to_bits()).collect();
-    let [m, v] = trainer.moments();
+    let [m, v] = trainer.moments().unwrap();
     let rest = format!("{:?} {:?}", trainer.progress(), trainer.scaler);
-    (bits(trainer.model_weights()), bits(m), bits(v), rest)
+    (bits(&trainer.model_weights().unwrap()), bits(&m), bits(&v), rest)
 }
 
 /// An interrupt that comes at the `n`th look.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cpu::parallel;
 use crate::error::Error;
+use crate::train::compute::Arena;
 use crate::train::{FP16_SKIPS, Part, SKIPS};
 
 #[test]
@@ -76,11 +77,19 @@ fn an_interrupt_anywhere_leaves_the_state_as_before() {
     assert!(state(&trainer) == state(&calm));
 }
 
+fn change(trainer: &mut Trainer, which: Arena, change: impl Fn(&mut [f32])) {
+    let mut all = |arena: &mut [f32]| {
+        change(arena);
+        Ok(())
+    };
+    trainer.compute.fill(which, &mut all).unwrap();
+}
+
 /// Sets one weight so that the loss overflows although each weight is finite.
 fn poison(trainer: &mut Trainer, name: &str, value: f32) {
     let range = trainer.decoder().params().iter().find(|p| p.name == name).unwrap().range();
-    trainer.weights[range].fill(value);
-    trainer.compute.refresh(&trainer.weights).unwrap();
+    change(trainer, Arena::Weights, |weights| weights[range.clone()].fill(value));
+    trainer.compute.refresh().unwrap();
 }
 
 #[test]
@@ -121,10 +130,11 @@ fn the_gradient_nearest_to_the_loss_is_named() {
     let mut trainer = start(config(dir.path())).unwrap();
     let params = trainer.decoder().params();
     let name = params[5].name.clone();
-    for place in [params[2].offset, params[5].offset + 3] {
-        trainer.grads[place] = f32::INFINITY;
+    let places = [params[2].offset, params[5].offset + 3];
+    for place in places {
+        change(&mut trainer, Arena::Gradients, |grads| grads[place] = f32::INFINITY);
     }
-    let what = crate::train::non_finite::in_gradients(&trainer.decoder, &trainer.grads).unwrap();
+    let what = crate::train::non_finite::in_gradients(&trainer.decoder, &*trainer.compute).unwrap().unwrap();
     assert_eq!(what, format!("the gradient of `{name}` holds inf at element 3 (and of 1 tensors before it)"));
 }
 
