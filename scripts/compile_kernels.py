@@ -178,8 +178,7 @@ def archive(products: Path) -> bytes:
             packed += small
             if target == PTX:
                 letters = parameters(code.decode())
-                for name, text in letters.items():
-                    kernels[name] = {"op": op, "parameters": text, "tiles": attention(name)}
+                kernels.update({name: {"op": op, "parameters": text} for name, text in letters.items()})
     header = json.dumps({"compiler": Nvrtc().version(), "images": images, "kernels": kernels}).encode()
     return len(header).to_bytes(8, "little") + header + packed
 

@@ -19,7 +19,9 @@ from cuda_on_cpu import build
 from cuda_on_cpu.emulator import Kernels
 from llmjp_core import _core
 
-COMPILER, TARGETS, OPS, KERNELS = _core.cuda.built()
+COMPILER, TARGETS, *BUILT = _core.cuda.built()
+# Attention has no launches yet.
+OPS, KERNELS = ([name for name in names if not name.startswith("attention")] for names in BUILT)
 pytestmark = pytest.mark.skipif(not OPS, reason=f"this build has no CUDA kernels: {lc.cuda.missing()}")
 
 # What cuBLASLt multiplies.
@@ -230,11 +232,10 @@ MISTAKES = [
     "gated_mlp_fwd_f32 swap 4 5",
     "rms_norm_fwd_f32 swap 7 8",
     "rotary_f32 swap 1 2",
-    "rotary_f32 set 10 0",
+    "rotary_f32 set 11 0",
     "adamw_f32 set 16 1000",
     "cross_entropy_f32 swap 6 7",
     "embedding_fwd_f32 set 2 0",
-    "attention_spans set 3 66",
     "matmul beta",
     "matmul alpha",
     "matmul bias",
@@ -251,18 +252,17 @@ def test_a_mistake_of_the_host_is_seen(run: Runner, mistake: str) -> None:
     assert "planted" in done.log and done.code == 1, done.out + done.error
 
 
-# Sums and products do not care.
-SAME = {"add_fwd_f32 swap 1 2", "attention_delta_f32 swap 1 2"}
+# Sums do not care.
+SAME = {"add_fwd_f32 swap 1 2"}
 
 
 @pytest.mark.slow
 def test_no_two_arguments_can_change_places(driver: Path, tmp_path: Path, kernels: Kernels) -> None:
-    """Neighbours of one kind, of the kernels in f32 and of those without a dtype; of attention the smallest width."""
+    """Neighbours of one kind, of the kernels in f32 and of those without a dtype."""
     mistakes = []
     for kernel in KERNELS:
         letters = kernels.signature(kernel)
-        left_out = "16" in kernel or kernel.endswith(("_d80", "_d96", "_d128", "_d256"))
-        pairs = range(0 if left_out else len(letters) - 1)
+        pairs = range(0 if kernel.endswith("16") else len(letters) - 1)
         mistakes += [f"{kernel} swap {i} {i + 1}" for i in pairs if letters[i] == letters[i + 1]]
 
     def survives(mistake: str) -> bool:

@@ -34,10 +34,8 @@ struct Place {
 #[derive(Deserialize)]
 pub struct Kernel {
     pub op: String,
-    /// A letter each: `8` and `4` bytes of an address or a whole number, `f` f32, `d` f64; `s` and its bytes a struct.
+    /// A letter each: `8` and `4` bytes of an address or a whole number, `f` f32, `d` f64.
     pub parameters: String,
-    /// Of kernels of attention: (rows, threads, bytes of dynamic shared memory) of a block.
-    pub(super) tiles: Option<[usize; 3]>,
 }
 
 fn header() -> Result<&'static Header> {

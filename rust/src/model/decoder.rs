@@ -22,6 +22,9 @@ pub struct Decoder {
     layout: Layout,
 }
 
+/// A pass that has gone forward, its activations, and a place for the losses.
+type Walked<'a, T, B> = (Pass<'a, B, T>, &'a mut Buffers<B, T>, &'a mut <B as Backend>::Buffer<f32>);
+
 /// Losses of all counted tokens, summed in their order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossSum {
@@ -261,7 +264,7 @@ impl Decoder {
         ws: &'a mut Workspace<T, B>,
         tokens: &Tokens<'_, B>,
         interrupt: Interrupt<'a>,
-    ) -> Result<(Pass<'a, B, T>, &'a mut Buffers<B, T>, &'a mut B::Buffer<f32>)> {
+    ) -> Result<Walked<'a, T, B>> {
         self.check_arena("forward", "weights", B::len(weights))?;
         let (batch, time) = ws.shape();
         let Workspace { on, buffers, losses, table, .. } = ws;

@@ -2,8 +2,6 @@
 //!
 //! Each op takes an odd shape, and one of whole vectors of 16 bytes.
 
-mod attention;
-
 use std::sync::Arc;
 
 use super::{Check, KINDS, compare};
@@ -56,7 +54,6 @@ fn of_dtype<T: Element>(on: &Arc<Stream>) -> Result<Vec<Check>> {
         bench.linear::<T>(sizes)?;
     }
     bench.linear_cross_entropy::<T>()?;
-    bench.attention::<T>()?;
     bench.elementwise::<T>()?;
     bench.adamw::<T>()?;
     Ok(bench.checks)
