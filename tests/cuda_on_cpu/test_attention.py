@@ -198,7 +198,8 @@ SMALL = [
     Case(1, 70, 1, 1, 80, left=30, right=9),
     Case(1, 17, 1, 1, 96),
     Case(1, 34, 2, 2, 100, gap=4),
-    Case(1, 18, 1, 1, 128, left=1),  # with 0, dq and dk are 0, and rounding would be compared with rounding
+    Case(1, 18, 1, 1, 128, left=0),
+    Case(1, 18, 1, 1, 128, left=1),
     Case(1, 20, 1, 1, 200, left=9, documents=(13, 7)),
 ]
 # Several blocks of queries and of keys, some of which nobody sees.
@@ -213,6 +214,8 @@ LARGE = [
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_forward_and_backward(kernels: Kernels, case: Case, dtype: str) -> None:
+    if case.left == 0 and dtype == "bfloat16":
+        pytest.skip("dq and dk are 0, and how little torch misses that by in bfloat16 depends on the processor")
     check(kernels, case, dtype)
 
 

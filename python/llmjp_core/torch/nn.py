@@ -89,8 +89,8 @@ class RotaryEmbedding(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(query.shape[1], device=query.device)[None]
         cos, sin = self.table(position_ids, query.dtype)
-        turned = (F.rotary(x, cos, sin, interleaved=self.interleaved) for x in (query, key))
-        return next(turned), next(turned)
+        query, key = (F.rotary(x, cos, sin, interleaved=self.interleaved) for x in (query, key))
+        return query, key
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -1,5 +1,5 @@
-//! What the vector unit of one core, or the unit for tiles, gives at most: multiply-adds of registers alone.  For benchmarks, which tell how
-//! much of it a product reaches.
+//! What the vector unit of one core, or the unit for tiles, gives at most: multiply-adds of registers alone.  For
+//! benchmarks, which tell how much of it a product reaches.
 
 use std::hint::black_box;
 use std::time::Instant;
