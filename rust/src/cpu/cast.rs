@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::isa::{dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::{DType, Element};
 
 pub mod reference {
@@ -32,9 +32,7 @@ const BLOCK: usize = 1 << 15;
 /// out = round(x), to nearest, ties to even.
 pub fn from_f32<T: Element>(out: &mut [T], x: &[f32]) {
     let isa = isa();
-    install(|| {
-        out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| dispatch!(isa, _s => narrow(out, x)));
-    });
+    share(out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)), |(out, x)| dispatch!(isa, _s => narrow(out, x)));
 }
 
 /// One thread: out = round(x).

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::cast::as_f32;
 use super::isa::{Simd, dispatch, isa};
 use super::math::{exp_nonpositive, max, sum};
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -157,19 +157,15 @@ pub fn forward<T: Element>(
     v: usize,
 ) {
     let isa = isa();
-    install(|| {
-        losses.par_iter_mut().zip(sums).zip(logits.par_chunks(v)).zip(targets).for_each(
-            |(((loss, sums), l), target)| {
-                (*loss, *sums) = if *target == o.ignore_index {
-                    (0.0, RowSum { top: 0.0, total: 1.0 })
-                } else {
-                    dispatch!(isa, s => {
-                        let sums = row_sum(s, l);
-                        (self::loss(l, *target as usize, o, sums), sums)
-                    })
-                };
-            },
-        );
+    share(losses.par_iter_mut().zip(sums).zip(logits.par_chunks(v)).zip(targets), |(((loss, sums), l), target)| {
+        (*loss, *sums) = if *target == o.ignore_index {
+            (0.0, RowSum { top: 0.0, total: 1.0 })
+        } else {
+            dispatch!(isa, s => {
+                let sums = row_sum(s, l);
+                (self::loss(l, *target as usize, o, sums), sums)
+            })
+        };
     });
 }
 
@@ -184,15 +180,11 @@ pub fn backward<T: Element>(
     v: usize,
 ) {
     let isa = isa();
-    install(|| {
-        dlogits.par_chunks_mut(v).zip(logits.par_chunks(v)).zip(sums).zip(targets).for_each(
-            |(((d, l), sums), target)| {
-                if *target == o.ignore_index {
-                    return d.fill(T::default());
-                }
-                dispatch!(isa, s => gradient(s, d, l, *target as usize, o, *sums, grad_scale));
-            },
-        );
+    share(dlogits.par_chunks_mut(v).zip(logits.par_chunks(v)).zip(sums).zip(targets), |(((d, l), sums), target)| {
+        if *target == o.ignore_index {
+            return d.fill(T::default());
+        }
+        dispatch!(isa, s => gradient(s, d, l, *target as usize, o, *sums, grad_scale));
     });
 }
 

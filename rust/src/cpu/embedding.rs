@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::{dispatch, isa};
 use super::math::add_row;
-use super::parallel::install;
+use super::parallel::share;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -28,11 +28,7 @@ pub fn forward<T: Element>(y: &mut [T], table: &[T], ids: &[i32], d: usize) {
     if d == 0 {
         return;
     }
-    install(|| {
-        y.par_chunks_exact_mut(d).zip(ids).with_min_len(64).for_each(|(y, id)| {
-            y.copy_from_slice(&table[*id as usize * d..][..d]);
-        });
-    });
+    share(y.par_chunks_exact_mut(d).zip(ids), |(y, id)| y.copy_from_slice(&table[*id as usize * d..][..d]));
 }
 
 /// dtable[ids[i]] += dy[i].  Each task has its own rows of the table and takes the tokens of a row in their order.
@@ -44,16 +40,14 @@ pub fn backward<T: Element>(dtable: &mut [f32], dy: &[T], ids: &[i32], d: usize)
     let mut order: Vec<u32> = (0..ids.len() as u32).collect();
     order.sort_by_key(|i| ids[*i as usize]);
     let piece = (dtable.len() / d).div_ceil(64).max(1);
-    install(|| {
-        dtable.par_chunks_mut(piece * d).enumerate().for_each(|(p, dtable)| {
-            let row = |i: &u32| ids[*i as usize] as usize;
-            let first = order.partition_point(|i| row(i) < p * piece);
-            for i in order[first..].iter().take_while(|i| row(i) < (p + 1) * piece) {
-                let dy = &dy[*i as usize * d..][..d];
-                let sum = &mut dtable[(row(i) - p * piece) * d..][..d];
-                dispatch!(isa, _s => add_row(sum, dy));
-            }
-        });
+    share(dtable.par_chunks_mut(piece * d).enumerate(), |(p, dtable)| {
+        let row = |i: &u32| ids[*i as usize] as usize;
+        let first = order.partition_point(|i| row(i) < p * piece);
+        for i in order[first..].iter().take_while(|i| row(i) < (p + 1) * piece) {
+            let dy = &dy[*i as usize * d..][..d];
+            let sum = &mut dtable[(row(i) - p * piece) * d..][..d];
+            dispatch!(isa, _s => add_row(sum, dy));
+        }
     });
 }
 

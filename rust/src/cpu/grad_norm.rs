@@ -1,9 +1,12 @@
 //! Σ g² in f64, in an order that the length alone decides.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rayon::prelude::*;
 
 use super::isa::{dispatch, isa};
-use super::parallel::install;
+use super::parallel::share;
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -17,8 +20,11 @@ const BLOCK: usize = 1 << 16;
 /// Non-finite when any element is.
 pub fn sum_of_squares<T: Element>(g: &[T]) -> f64 {
     let isa = isa();
-    let partial: Vec<f64> = install(|| g.par_chunks(BLOCK).map(|g| dispatch!(isa, _s => block(g))).collect());
-    partial.iter().sum()
+    with_scratch(2 * g.len().div_ceil(BLOCK), |partial| {
+        let partial: &mut [f64] = bytemuck::cast_slice_mut(partial);
+        share(partial.par_iter_mut().zip(g.par_chunks(BLOCK)), |(sum, g)| *sum = dispatch!(isa, _s => block(g)));
+        partial.iter().sum()
+    })
 }
 
 #[inline(always)]
@@ -37,11 +43,13 @@ fn block<T: Element>(g: &[T]) -> f64 {
 
 /// The place of the first NaN or infinity.
 pub fn first_non_finite(g: &[f32]) -> Option<usize> {
-    install(|| {
-        g.par_chunks(BLOCK)
-            .enumerate()
-            .find_map_first(|(b, g)| Some(b * BLOCK + g.iter().position(|v| !v.is_finite())?))
-    })
+    let first = AtomicUsize::new(usize::MAX);
+    share(g.par_chunks(BLOCK).enumerate(), |(b, g)| {
+        if let Some(place) = g.iter().position(|v| !v.is_finite()) {
+            first.fetch_min(b * BLOCK + place, Ordering::Relaxed);
+        }
+    });
+    Some(first.into_inner()).filter(|place| *place < g.len())
 }
 
 #[cfg(test)]

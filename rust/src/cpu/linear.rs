@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::isa::{dispatch, isa};
 use super::math::add_row;
 use super::matmul::{Mat, matmul, matmul_add};
-use super::parallel::install;
+use super::parallel::share;
 use super::scratch::with_scratch;
 use crate::dtype::Element;
 
@@ -79,11 +79,9 @@ fn column_sums<T: Element>(sums: &mut [f32], dy: &[T], n: usize, o: usize) {
     }
     let isa = isa();
     with_scratch(n.div_ceil(ROWS) * o, |partial| {
-        install(|| {
-            partial.par_chunks_mut(o).zip(dy.par_chunks(ROWS * o)).for_each(|(partial, dy)| {
-                partial.fill(0.0);
-                dispatch!(isa, _s => dy.chunks_exact(o).for_each(|row| add_row(partial, row)));
-            });
+        share(partial.par_chunks_mut(o).zip(dy.par_chunks(ROWS * o)), |(partial, dy)| {
+            partial.fill(0.0);
+            dispatch!(isa, _s => dy.chunks_exact(o).for_each(|row| add_row(partial, row)));
         });
         partial.chunks_exact(o).for_each(|partial| add_row(sums, partial));
     });

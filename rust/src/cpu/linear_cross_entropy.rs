@@ -10,7 +10,7 @@ pub use super::cross_entropy::LossOptions;
 use super::cross_entropy::row;
 use super::isa::{dispatch, isa};
 use super::matmul::{Mat, matmul, matmul_add};
-use super::parallel::install;
+use super::parallel::share;
 use super::scratch::with_block;
 use crate::dtype::{DType, Element, bf16};
 use crate::error::Result;
@@ -40,13 +40,11 @@ fn rows<T: Element>(
     v: usize,
 ) {
     let isa = isa();
-    install(|| {
-        logits.par_chunks_mut(v).zip(losses).zip(targets).for_each(|((l, loss), target)| {
-            *loss = dispatch!(isa, s => row(s, l, *target, o, scale));
-            if scale.is_some() && T::DTYPE == DType::BF16 {
-                dispatch!(isa, _s => narrow_in_place(l));
-            }
-        });
+    share(logits.par_chunks_mut(v).zip(losses).zip(targets), |((l, loss), target)| {
+        *loss = dispatch!(isa, s => row(s, l, *target, o, scale));
+        if scale.is_some() && T::DTYPE == DType::BF16 {
+            dispatch!(isa, _s => narrow_in_place(l));
+        }
     });
 }
 

@@ -1,13 +1,14 @@
 //! C = A·B, with any layout by strides and any storage type, sums in f32.
 //!
-//! C is made in bands of [`Kernel::BAND`] columns and K in even blocks of at most [`Kernel::DEPTH`]. For each pair the
-//! threads first pack that block of B once, then share out the rows of C. An element of C is Σ over blocks, in order,
+//! C is made in even bands of at most [`Kernel::BAND`] columns and K in even blocks of at most [`Kernel::DEPTH`]. For each
+//! pair the threads pack that block of B once and share out the rows of C, see `schedule`. An element of C is Σ over blocks, in order,
 //! of Σ over k inside the block, in order: the same whatever the number of threads.
 //!
 //! How a block is packed and multiplied is a [`Kernel`]: `wide` (AVX-512) and `widened` take any two types, in f32;
 //! `amx` and `pairs` take bf16 by bf16 on CPUs with instructions for that. f16 is always widened: AVX512_FP16 adds up in
 //! f16.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -16,19 +17,21 @@ use rayon::prelude::*;
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 mod widened;
 
+use schedule::{Piece, Schedule};
 use widened::Widened;
 
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::isa::{Simd, dispatch, isa, prefetch};
 use super::math::dot;
-use super::parallel::install;
+use super::parallel::{share, together};
 use super::scratch::with_scratch;
 #[cfg(target_arch = "x86_64")]
 use crate::dtype::bf16;
@@ -46,6 +49,8 @@ pub mod reference {
 const FEW_ROWS: usize = 24;
 /// Whole panels of any kernel.
 const GROUP: usize = 96;
+/// Products of two numbers that are made sooner than another thread wakes up.
+const SMALL: usize = 1 << 20;
 /// With this many rows at most, packing costs more than it saves.
 const DOT_ROWS: usize = 4;
 
@@ -184,42 +189,33 @@ fn product<A: Element, B: Element, C: Element>(c: &mut [C], a: Mat<A>, b: Mat<B>
         return;
     }
     let isa = isa();
-    install(|| {
-        if a.cols == 0 {
-            return c.chunks_mut(n).for_each(|row| begin(row, start));
-        }
-        if m <= DOT_ROWS && a.col == 1 && b.row == 1 {
-            return by_groups(c, a, b, start, |part, b, start| dispatch!(isa, s => dots(s, part, a, b, start)));
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let (Some(pairs), Some(a), Some(b)) = (isa.pairs(), a.narrow(), b.narrow()) {
-            return match isa.tiles() {
-                Some(tiles) => blocked(amx::Tiled(tiles), c, a, b, start),
-                None => blocked(pairs::Pairs(pairs), c, a, b, start),
-            };
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Isa::Avx512(s) = isa {
-            return blocked(wide::Wide(s), c, a, b, start);
-        }
-        blocked(Widened(isa), c, a, b, start);
-    });
+    if a.cols == 0 {
+        return c.chunks_mut(n).for_each(|row| begin(row, start));
+    }
+    if m <= DOT_ROWS && a.col == 1 && b.row == 1 {
+        return by_groups(c, a, b, start, |part, b, start| dispatch!(isa, s => dots(s, part, a, b, start)));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(pairs), Some(a), Some(b)) = (isa.pairs(), a.narrow(), b.narrow()) {
+        return match isa.tiles() {
+            Some(tiles) => blocked(amx::Tiled(tiles), c, a, b, start),
+            None => blocked(pairs::Pairs(pairs), c, a, b, start),
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512(s) = isa {
+        return blocked(wide::Wide(s), c, a, b, start);
+    }
+    blocked(Widened(isa), c, a, b, start);
 }
 
 fn blocked<K: Kernel<A, B>, A: Element, B: Element, C: Element>(k: K, c: &mut [C], a: Mat<A>, b: Mat<B>, start: Start) {
-    let n = b.cols;
     if a.rows < FEW_ROWS {
-        return by_groups(c, a, b, start, |part, b, start| group(k, part, a, b, start));
-    }
-    for first in (0..n).step_by(K::BAND) {
-        let columns = first..n.min(first + K::BAND);
-        let b = b.cols_from(first, columns.len());
-        let start = start.columns(columns.clone());
-        if C::DTYPE == DType::F32 {
-            band(k, bytemuck::cast_slice_mut::<C, f32>(c), columns, a, b, start);
-        } else {
-            band(k, c, columns, a, b, start);
-        }
+        by_groups(c, a, b, start, |part, b, start| group(k, part, a, b, start));
+    } else if C::DTYPE == DType::F32 {
+        in_bands(k, bytemuck::cast_slice_mut::<C, f32>(c), a, b, start);
+    } else {
+        in_bands(k, c, a, b, start);
     }
 }
 
@@ -239,60 +235,100 @@ fn rows_of_task<K: Kernel<A, B>, A, B>(m: usize) -> usize {
     m.div_ceil(K::TASKS).next_multiple_of(K::ROWS).clamp(FEW_ROWS, K::MANY_ROWS)
 }
 
-/// The inner indices in as few blocks as `depth` allows, of one length but for the last.
+/// The length of as few parts of `whole` as `longest` allows, of one length but for the last.
+fn even(whole: usize, longest: usize, unit: usize) -> usize {
+    whole.div_ceil(whole.div_ceil(longest).max(1)).next_multiple_of(unit).min(longest)
+}
+
+/// The inner indices in even blocks.
 fn blocks(k: usize, depth: usize) -> impl Iterator<Item = Range<usize>> {
-    let even = k.div_ceil(k.div_ceil(depth).max(1)).next_multiple_of(32).min(depth);
+    let even = even(k, depth, 32);
     (0..k).step_by(even).map(move |first| first..k.min(first + even))
 }
 
-/// Columns of C. Where its type is not f32, the blocks are added up elsewhere, and the last one is added and rounded in
-/// one step.
-fn band<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
+/// Elements that several threads use, piece by piece.
+struct Pieces<'a, T>(*mut T, usize, PhantomData<&'a mut [T]>);
+
+// SAFETY: elements are reached through `part` alone, whose contract keeps their pieces apart; T may be sent.
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
+
+impl<'a, T> Pieces<'a, T> {
+    fn new(data: &'a mut [T]) -> Self {
+        Self(data.as_mut_ptr(), data.len(), PhantomData)
+    }
+
+    /// # Safety
+    /// Nobody else uses an element of this piece while it is alive.
+    #[expect(clippy::mut_from_ref, reason = "pieces are disjoint by contract")]
+    unsafe fn part(&self, first: usize, len: usize) -> &mut [T] {
+        assert!(first <= self.1 && len <= self.1 - first, "a piece of the data");
+        // SAFETY: the assertion keeps the piece inside the data, which is borrowed for 'a; the caller keeps pieces apart.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
+    }
+
+    /// # Safety
+    /// Nobody writes an element of this piece while it is alive.
+    unsafe fn read(&self, first: usize, len: usize) -> &[T] {
+        assert!(first <= self.1 && len <= self.1 - first, "a piece of the data");
+        // SAFETY: as in `part`.
+        unsafe { std::slice::from_raw_parts(self.0.add(first), len) }
+    }
+}
+
+/// C in bands of columns. Where its type is not f32, the blocks are added up elsewhere, and the last one is added and
+/// rounded in one step.
+fn in_bands<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
     k: K,
     c: &mut [C],
-    columns: Range<usize>,
     a: Mat<A>,
     b: Mat<B>,
     start: Start,
 ) {
-    let (cols, stride) = (columns.len(), c.len() / a.rows);
-    let apart = C::DTYPE != DType::F32 && b.rows > K::DEPTH;
-    let width = cols.next_multiple_of(K::COLUMNS);
-    with_scratch(if apart { a.rows * cols } else { 0 }, |sums| {
-        with_scratch(width * K::slots(K::DEPTH.min(b.rows)), |packed| {
-            for depth in blocks(b.rows, K::DEPTH) {
-                let packed = &mut packed[..width * K::slots(depth.len())];
-                packed.par_chunks_mut(GROUP * K::slots(depth.len())).enumerate().for_each(|(g, panels)| {
-                    k.pack_b(panels, b.cols_from(g * GROUP, GROUP.min(cols - g * GROUP)), depth.clone());
-                });
-                let start = if depth.start == 0 { start } else { Start::Old };
-                if apart && depth.end < b.rows {
-                    let c = Target { data: sums, stride: cols, first: 0, cols, sums: &[] };
-                    by_rows(k, c, a, packed, depth, start);
+    let (m, n) = (a.rows, b.cols);
+    let (band, depth, rows) = (even(n, K::BAND, GROUP), even(b.rows, K::DEPTH, 32), rows_of_task::<K, A, B>(m));
+    let blocks = b.rows.div_ceil(depth);
+    let schedule = Schedule::new(n.div_ceil(band) * blocks, band.div_ceil(GROUP), m.div_ceil(rows));
+    let buffer = band.next_multiple_of(K::COLUMNS) * K::slots(depth);
+    let apart = C::DTYPE != DType::F32 && blocks > 1;
+    let extents = |phase: usize| {
+        let (first, from) = (phase / blocks * band, phase % blocks * depth);
+        (first..n.min(first + band), from..b.rows.min(from + depth))
+    };
+    with_scratch(2 * buffer, |packed| {
+        with_scratch(if apart { m * band } else { 0 }, |sums| {
+            let (c, sums, packed) = (Pieces::new(c), Pieces::new(sums), Pieces::new(packed));
+            let pack = |phase: usize, group: usize| {
+                let (columns, depth) = extents(phase);
+                let (first, slots) = (columns.start + group * GROUP, K::slots(depth.len()));
+                let Some(left) = columns.end.checked_sub(first) else { return };
+                let (at, count) = (phase % 2 * buffer + group * GROUP * slots, left.min(GROUP));
+                // SAFETY: the schedule gives each group of a phase once, and when nobody reads this buffer.
+                let panels = unsafe { packed.part(at, count.next_multiple_of(K::COLUMNS) * slots) };
+                k.pack_b(panels, b.cols_from(first, count), depth);
+            };
+            let multiply = |phase: usize, task: usize| {
+                let (columns, depth) = extents(phase);
+                let (first, cols) = (task * rows, columns.len());
+                let (a, panels) = (a.rows_from(first, rows.min(m - first)), cols.next_multiple_of(K::COLUMNS));
+                // SAFETY: the schedule lets nobody write this buffer before all rows of the phase are done.
+                let b = unsafe { packed.read(phase % 2 * buffer, panels * K::slots(depth.len())) };
+                let apart_at = if apart { (first * band, a.rows * cols) } else { (0, 0) };
+                // SAFETY: these rows are of this task alone, which is at one phase at a time.
+                let (data, sums) = unsafe { (c.part(first * n, a.rows * n), sums.part(apart_at.0, apart_at.1)) };
+                let start = if depth.start == 0 { start.columns(columns.clone()) } else { Start::Old };
+                if apart && depth.end < a.cols {
+                    k.multiply(Target { data: sums, stride: cols, first: 0, cols, sums: &[] }, a, b, depth, start);
                 } else {
-                    let c = Target { data: c, stride, first: columns.start, cols, sums };
-                    by_rows(k, c, a, packed, depth, start);
+                    k.multiply(Target { data, stride: n, first: columns.start, cols, sums }, a, b, depth, start);
                 }
-            }
+            };
+            together(m * n * a.cols < SMALL, &|| {
+                schedule.run(|piece| match piece {
+                    Piece::Pack { phase, group } => pack(phase, group),
+                    Piece::Multiply { phase, task } => multiply(phase, task),
+                });
+            });
         });
-    });
-}
-
-/// Shares out the rows of C.
-fn by_rows<K: Kernel<A, B>, A: Element, B: Element, C: Element>(
-    k: K,
-    c: Target<C>,
-    a: Mat<A>,
-    b: &[f32],
-    depth: Range<usize>,
-    start: Start,
-) {
-    let Target { data, stride, first, cols, sums } = c;
-    let rows = rows_of_task::<K, A, B>(a.rows);
-    data.par_chunks_mut(rows * stride).enumerate().for_each(|(i, data)| {
-        let a = a.rows_from(i * rows, data.len() / stride);
-        let sums = if sums.is_empty() { sums } else { &sums[i * rows * cols..] };
-        k.multiply(Target { data, stride, first, cols, sums }, a, b, depth.clone(), start);
     });
 }
 
@@ -306,7 +342,7 @@ fn by_groups<A: Element, B: Element, C: Element>(
 ) {
     let (m, n) = (a.rows, b.cols);
     with_scratch(n.next_multiple_of(GROUP) * m, |parts| {
-        parts.par_chunks_mut(m * GROUP).zip(0..n.div_ceil(GROUP)).for_each(|(part, g)| {
+        share(parts.par_chunks_mut(m * GROUP).enumerate(), |(g, part)| {
             let columns = g * GROUP..n.min((g + 1) * GROUP);
             for (part, c) in part.chunks_exact_mut(GROUP).zip(c.chunks_exact(n)) {
                 part.iter_mut().zip(&c[columns.clone()]).for_each(|(part, c)| *part = c.to_f32());

@@ -145,6 +145,28 @@ pub fn share<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send
     }
 }
 
+/// Calls `work` on the calling thread and, unless it is `small`, on all others that are free: each takes from what there
+/// is to do until nothing is left.
+pub fn together(small: bool, work: &(dyn Fn() + Sync)) {
+    match ALONE.get() {
+        _ if small => return work(),
+        Alone::Working => return work(),
+        Alone::Never if rayon::current_thread_index().is_some() => {
+            return rayon::scope(|scope| {
+                (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+                work();
+            });
+        }
+        _ => (),
+    }
+    let team = team();
+    match team.turn() {
+        _ if team.threads() == 1 => work(),
+        Some(turn) => turn.run(team.threads() - 1, work),
+        None => pool().install(|| together(false, work)),
+    }
+}
+
 /// Parts of shared work that a thread has on average: one that is held up elsewhere leaves some to the others.
 const PARTS: usize = 4;
 
@@ -185,15 +207,6 @@ impl<T, F: Fn(T) + Sync> ProducerCallback<T> for Shared<'_, F> {
             }
         });
     }
-}
-
-/// Calls `work(i)` for every `i < count`, in any order.
-pub fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
-    if count <= 1 {
-        (0..count).for_each(work);
-        return;
-    }
-    install(|| (0..count).into_par_iter().for_each(&work));
 }
 
 /// x = 0. Fresh memory is slow to write for the first time, so that is shared out too.

@@ -56,7 +56,7 @@ fn draw(values: &mut [f32], block: impl Fn(u64) -> [f64; BLOCK] + Sync) {
             four.iter_mut().zip(drawn).for_each(|(value, x)| *value = x as f32);
         }
     };
-    parallel::install(|| values.par_chunks_mut(BLOCK * CHUNK).enumerate().for_each(fill));
+    parallel::share(values.par_chunks_mut(BLOCK * CHUNK).enumerate(), fill);
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use super::tensor::{Any, Tensor, apart, unsupported};
 use super::{SMALL, checked};
-use crate::cpu::parallel::{alone, install};
+use crate::cpu::parallel::alone;
 use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::{Error, Result as CoreResult};
 use crate::ops;
@@ -87,7 +87,7 @@ pub(super) fn adamw_step(
         }
         Ok(())
     };
-    Ok(py.detach(|| alone(small, || install(all))).map_err(PyError::from)?)
+    Ok(py.detach(|| alone(small, all)).map_err(PyError::from)?)
 }
 
 fn square_sum(g: &Tensor<'_>) -> CoreResult<f64> {
@@ -104,5 +104,5 @@ pub(super) fn sum_of_squares(py: Python<'_>, g: Vec<Any<'_>>) -> PyResult<Vec<f6
     let g = read_all("grad_norm", "grad", &g)?;
     let small = g.iter().map(Tensor::count).sum::<usize>() <= SMALL;
     let all = || g.iter().map(square_sum).collect::<CoreResult<_>>();
-    Ok(py.detach(|| alone(small, || install(all))).map_err(PyError::from)?)
+    Ok(py.detach(|| alone(small, all)).map_err(PyError::from)?)
 }
