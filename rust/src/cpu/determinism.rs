@@ -92,7 +92,7 @@ fn weights_and_losses() {
     });
     same_on_all_threads("linear", || {
         let (mut dw, mut db) = (vec![0.0; v * D], vec![0.0; v]);
-        linear::backward_weight(&mut dw, Some(&mut db), &dy, &x, N, D, v);
+        linear::backward_weight(&mut dw, Some(&mut db), &dy, &x, N, D, v, true);
         [dw, db].concat()
     });
     same_on_all_threads("cross_entropy", || {
@@ -106,7 +106,8 @@ fn weights_and_losses() {
         let (mut losses, mut dx, mut dw) = (place::<f32>(N), place::<f32>(N * D), vec![0.0; v * D]);
         let o = linear_cross_entropy::LossOptions { label_smoothing: 0.1, ..Default::default() };
         let run = linear_cross_entropy::forward_backward;
-        run(&mut losses, &mut dx, &mut dw, &x, &w, &ids, 0.5, &o, D, v, Interrupt::NEVER).expect("never interrupted");
+        run(&mut losses, &mut dx, &mut dw, &x, &w, &ids, 0.5, &o, D, v, true, Interrupt::NEVER)
+            .expect("never interrupted");
         [losses, dx, dw].concat()
     });
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::isa::{dispatch, isa};
 use super::math::add_row;
 use super::parallel::share;
+use super::scratch::with_scratch;
 use crate::dtype::Element;
 
 pub mod reference {
@@ -37,17 +38,20 @@ pub fn backward<T: Element>(dtable: &mut [f32], dy: &[T], ids: &[i32], d: usize)
         return;
     }
     let isa = isa();
-    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-    order.sort_by_key(|i| ids[*i as usize]);
     let piece = (dtable.len() / d).div_ceil(64).max(1);
-    share(dtable.par_chunks_mut(piece * d).enumerate(), |(p, dtable)| {
-        let row = |i: &u32| ids[*i as usize] as usize;
-        let first = order.partition_point(|i| row(i) < p * piece);
-        for i in order[first..].iter().take_while(|i| row(i) < (p + 1) * piece) {
-            let dy = &dy[*i as usize * d..][..d];
-            let sum = &mut dtable[(row(i) - p * piece) * d..][..d];
-            dispatch!(isa, _s => add_row(sum, dy));
-        }
+    with_scratch(ids.len(), |order| {
+        let order: &mut [u32] = bytemuck::cast_slice_mut(order);
+        (0..).zip(&mut *order).for_each(|(i, place)| *place = i);
+        order.sort_unstable_by_key(|i| (ids[*i as usize], *i));
+        share(dtable.par_chunks_mut(piece * d).enumerate(), |(p, dtable)| {
+            let row = |i: &u32| ids[*i as usize] as usize;
+            let first = order.partition_point(|i| row(i) < p * piece);
+            for i in order[first..].iter().take_while(|i| row(i) < (p + 1) * piece) {
+                let dy = &dy[*i as usize * d..][..d];
+                let sum = &mut dtable[(row(i) - p * piece) * d..][..d];
+                dispatch!(isa, _s => add_row(sum, dy));
+            }
+        });
     });
 }
 

@@ -56,7 +56,7 @@ pub fn backward_input_add(dx: &mut [f32], dy: &[f32], w: &[f32], n: usize, i: us
     matmul_add(dx, Mat::new(dy, n, o), Mat::new(w, o, i));
 }
 
-/// dw (O, I) += dyᵀ · x;  dbias (O) += column sums of dy.
+/// dw (O, I) = dyᵀ · x;  dbias (O) = column sums of dy.  Added to what is there if they are to `accumulate`.
 pub fn backward_weight<T: Element>(
     dw: &mut [f32],
     dbias: Option<&mut [f32]>,
@@ -65,11 +65,20 @@ pub fn backward_weight<T: Element>(
     n: usize,
     i: usize,
     o: usize,
+    accumulate: bool,
 ) {
-    matmul_add(dw, Mat::new(dy, n, o).t(), Mat::new(x, n, i));
+    let product = if accumulate { matmul_add } else { overwrite };
+    product(dw, Mat::new(dy, n, o).t(), Mat::new(x, n, i));
     if let Some(dbias) = dbias {
+        if !accumulate {
+            dbias.fill(0.0);
+        }
         column_sums(dbias, dy, n, o);
     }
+}
+
+fn overwrite<A: Element, B: Element>(c: &mut [f32], a: Mat<A>, b: Mat<B>) {
+    matmul(c, a, b, None);
 }
 
 /// sums (O) += Σ rows of dy (N, O), in a fixed order.
@@ -100,7 +109,10 @@ mod tests {
             let (mut dw, mut dbias) = (vec![0.0f32; o * i], vec![0.0f32; o]);
             forward(&mut y, &x, &w, Some(&b), n, i, o);
             backward_input(&mut dx, &dy, &w, n, i, o);
-            backward_weight(&mut dw, Some(&mut dbias), &dy, &x, n, i, o);
+            backward_weight(&mut dw, Some(&mut dbias), &dy, &x, n, i, o, true);
+            let (mut fresh, mut fresh_bias) = (place::<f32>(o * i), place::<f32>(o));
+            backward_weight(&mut fresh, Some(&mut fresh_bias), &dy, &x, n, i, o, false);
+            assert_eq!((&fresh, &fresh_bias), (&dw, &dbias));
             let exact = reference::backward(&exact_dy, &exact_x, &exact_w, i);
             assert_close("y", &y, &reference::forward(&exact_x, &exact_w, &exact_b, i), 16.0);
             assert_close("dx", &dx, &exact.0, 16.0);

@@ -92,7 +92,7 @@ pub fn forward<T: Element>(
     })
 }
 
-/// The same, with dx (N, D) overwritten and dw (V, D) added to, chunk after chunk.
+/// The same, with dx (N, D) overwritten, and dw (V, D) too unless it is to `accumulate`, chunk after chunk.
 pub fn forward_backward<T: Element>(
     losses: &mut [f32],
     dx: &mut [T],
@@ -104,13 +104,17 @@ pub fn forward_backward<T: Element>(
     o: &LossOptions,
     d: usize,
     v: usize,
+    accumulate: bool,
     interrupt: Interrupt,
 ) -> Result<()> {
     let size = chunk(v);
+    if targets.is_empty() && !accumulate {
+        dw.fill(0.0);
+    }
     with_block(size.min(targets.len()) * v, |logits| {
         for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
             interrupt.check()?;
-            let n = targets.len();
+            let (n, add) = (targets.len(), accumulate || i > 0);
             let tokens = i * size * d..(i * size + n) * d;
             let (logits, x) = (&mut logits[..n * v], Mat::new(&x[tokens.clone()], n, d));
             matmul(logits, x, Mat::new(w, v, d).t(), None);
@@ -118,9 +122,9 @@ pub fn forward_backward<T: Element>(
             interrupt.check()?;
             let (dx, w) = (&mut dx[tokens], Mat::new(w, v, d));
             if T::DTYPE == DType::BF16 {
-                gradients(dx, dw, slopes(logits, n, v), x, w, interrupt)?;
+                gradients(dx, dw, add, slopes(logits, n, v), x, w, interrupt)?;
             } else {
-                gradients(dx, dw, Mat::new(&*logits, n, v), x, w, interrupt)?;
+                gradients(dx, dw, add, Mat::new(&*logits, n, v), x, w, interrupt)?;
             }
         }
         Ok(())
@@ -130,6 +134,7 @@ pub fn forward_backward<T: Element>(
 fn gradients<S: Element, T: Element>(
     dx: &mut [T],
     dw: &mut [f32],
+    add: bool,
     slopes: Mat<S>,
     x: Mat<T>,
     w: Mat<T>,
@@ -137,7 +142,11 @@ fn gradients<S: Element, T: Element>(
 ) -> Result<()> {
     matmul(dx, slopes, w, None);
     interrupt.check()?;
-    matmul_add(dw, slopes.t(), x);
+    if add {
+        matmul_add(dw, slopes.t(), x);
+    } else {
+        matmul(dw, slopes.t(), x, None);
+    }
     Ok(())
 }
 
@@ -165,8 +174,15 @@ mod tests {
         assert_close("losses", &losses, &exact, 16.0);
         let (mut losses, mut dx, mut dw) = (place::<f32>(n), place::<T>(n * d), vec![0.0f32; v * d]);
         let scale = scale as f32;
-        forward_backward(&mut losses, &mut dx, &mut dw, &x, &w, &targets, scale, &OPTIONS, d, v, Interrupt::NEVER)
-            .expect("never interrupted");
+        let mut run = |dw: &mut [f32], accumulate| {
+            let (losses, dx, never) = (&mut losses, &mut dx, Interrupt::NEVER);
+            forward_backward(losses, dx, dw, &x, &w, &targets, scale, &OPTIONS, d, v, accumulate, never)
+                .expect("never interrupted");
+        };
+        run(&mut dw, true);
+        let mut fresh = place::<f32>(v * d);
+        run(&mut fresh, false);
+        assert_eq!(fresh, dw);
         assert_close("losses", &losses, &exact, 16.0);
         // Gradients of logits that are rounded to bf16 are off by 2^−9 of their size, 2^15 roundings to f32.
         let roundings = if T::DTYPE == DType::BF16 { f64::from(1 << 16) } else { 32.0 };

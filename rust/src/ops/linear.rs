@@ -47,7 +47,7 @@ pub fn backward_input_add(mut dx: ViewMut<f32>, dy: View<f32>, w: View<f32>) -> 
     Ok(())
 }
 
-/// dw (O, I) += dyᵀ·x, dbias (O) += column sums of dy.
+/// dw (O, I) = dyᵀ·x, dbias (O) = column sums of dy; added to what is there if they are to `accumulate`.
 ///
 /// # Errors
 /// `Shape`.
@@ -56,6 +56,7 @@ pub fn backward_weight<T: Element>(
     dbias: Option<ViewMut<f32>>,
     dy: View<T>,
     x: View<T>,
+    accumulate: bool,
 ) -> Result<()> {
     let (n, i, o) = (x.shape().rows(), x.shape().last(), dy.shape().last());
     dy.expect("linear.backward", "dy", &[n, o])?;
@@ -64,7 +65,7 @@ pub fn backward_weight<T: Element>(
     if let Some(dbias) = &dbias {
         dbias.expect("linear.backward", "dbias", &[o])?;
     }
-    cpu::backward_weight(dw.data(), dbias.map(ViewMut::into_data), dy.data(), x.data(), n, i, o);
+    cpu::backward_weight(dw.data(), dbias.map(ViewMut::into_data), dy.data(), x.data(), n, i, o, accumulate);
     Ok(())
 }
 

@@ -54,13 +54,14 @@ pub fn forward_backward<T: Element>(
     targets: &[i32],
     grad_scale: f32,
     options: &LossOptions,
+    accumulate: bool,
     interrupt: Interrupt,
 ) -> Result<()> {
     let (d, v) = check(losses, x, w, targets, options)?;
     dx.expect("linear_cross_entropy", "dx", x.shape().dims())?;
     dw.expect("linear_cross_entropy", "dw", w.shape().dims())?;
     let (x, w) = (x.data(), w.data());
-    cpu::forward_backward(losses, dx.data(), dw.data(), x, w, targets, grad_scale, options, d, v, interrupt)
+    cpu::forward_backward(losses, dx.data(), dw.data(), x, w, targets, grad_scale, options, d, v, accumulate, interrupt)
 }
 
 /// The same on a GPU. Logits are f32; their gradients are rounded to the dtype of x, so that both products are of it.

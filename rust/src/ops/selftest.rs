@@ -108,7 +108,7 @@ fn linear_part(checks: &mut Vec<Check>) -> Result<()> {
     let (vx, vw, vdy) = (View::new(&x, &[n, i])?, View::new(&w, &[o, i])?, View::new(&dy, &[n, o])?);
     linear::forward(ViewMut::new(&mut y, &[n, o])?, vx, vw, Some(View::new(&b, &[o])?))?;
     linear::backward_input(ViewMut::new(&mut dx, &[n, i])?, vdy, vw)?;
-    linear::backward_weight(ViewMut::new(&mut dw, &[o, i])?, Some(ViewMut::new(&mut db, &[o])?), vdy, vx)?;
+    linear::backward_weight(ViewMut::new(&mut dw, &[o, i])?, Some(ViewMut::new(&mut db, &[o])?), vdy, vx, true)?;
     let exact = cpu::linear::reference::backward(&exact_dy, &exact_x, &exact_w, i);
     compare(checks, "linear.y", &y, &cpu::linear::reference::forward(&exact_x, &exact_w, &exact_b, i), 2e-6);
     compare(checks, "linear.dx", &dx, &exact.0, 2e-6);
@@ -339,7 +339,7 @@ fn linear_cross_entropy_part(checks: &mut Vec<Check>) -> Result<()> {
     let (vx, vw) = (View::new(&x, &[n, d])?, View::new(&w, &[v, d])?);
     let (vdx, vdw) = (ViewMut::new(&mut dx, &[n, d])?, ViewMut::new(&mut dw, &[v, d])?);
     let op = linear_cross_entropy::forward_backward;
-    op(&mut losses, vdx, vdw, vx, vw, &targets, scale, &options, Interrupt::NEVER)?;
+    op(&mut losses, vdx, vdw, vx, vw, &targets, scale, &options, true, Interrupt::NEVER)?;
     let (exact, exact_dx, exact_dw) = exact_linear_cross_entropy(&exact_x, &exact_w, &targets, d, scale, &options);
     compare(checks, "linear_cross_entropy.losses", &losses, &exact, 6e-7);
     compare(checks, "linear_cross_entropy.dx", &dx, &exact_dx, 2e-6);

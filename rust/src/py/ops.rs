@@ -106,7 +106,7 @@ fn linear_backward_weight<'py>(
     let (mut dw, mut dbias) = (Array::<f32>::read("dw", dw)?, Array::<f32>::optional("dbias", dbias)?);
     typed!(dtype, T => {
         let (dy, x) = (Array::<T>::read("dy", dy)?, Array::<T>::read("x", x)?);
-        run(py, || ops::linear::backward_weight(dw.view_mut()?, view_mut(&mut dbias)?, dy.view()?, x.view()?))?;
+        run(py, || ops::linear::backward_weight(dw.view_mut()?, view_mut(&mut dbias)?, dy.view()?, x.view()?, true))?;
         Ok((dw.numpy(py)?, numpy(dbias, py)?))
     })
 }
@@ -282,7 +282,7 @@ fn linear_cross_entropy_forward_backward<'py>(
             let (dx, dw, x, w) = (dx.view_mut()?, dw.view_mut()?, x.view()?, w.view()?);
             let (losses, never) = (&mut losses.data, Interrupt::NEVER);
             let op = ops::linear_cross_entropy::forward_backward;
-            op(losses, dx, dw, x, w, &targets, grad_scale, &options, never)
+            op(losses, dx, dw, x, w, &targets, grad_scale, &options, true, never)
         })?;
         Ok((losses.numpy(py)?, dx.numpy(py)?, dw.numpy(py)?))
     })

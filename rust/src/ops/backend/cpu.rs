@@ -125,7 +125,7 @@ impl Backend for Cpu {
         dy: View<T>,
         x: View<T>,
     ) -> Result<()> {
-        linear::backward_weight(dw, dbias, dy, x)
+        linear::backward_weight(dw, dbias, dy, x, true)
     }
 
     fn add<T: Element>(&self, y: ViewMut<T>, a: View<T>, b: View<T>) -> Result<()> {
@@ -290,7 +290,7 @@ impl Backend for Cpu {
         options: &LossOptions,
         interrupt: Interrupt,
     ) -> Result<()> {
-        linear_cross_entropy::forward_backward(losses, dx, dw, x, w, targets, grad_scale, options, interrupt)
+        linear_cross_entropy::forward_backward(losses, dx, dw, x, w, targets, grad_scale, options, true, interrupt)
     }
 
     fn clip(&self, g: &[f32], Clipping { loss_scale, max }: Clipping) -> Result<(f64, f64)> {

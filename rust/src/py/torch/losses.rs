@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 
 use super::tensor::{Any, Tensor, apart, typed};
 use super::{checked, run};
-use crate::cpu::parallel;
 use crate::ops;
 use crate::ops::cross_entropy::{IGNORED, LossOptions, targets_of};
 use crate::py::signals::detached;
@@ -124,10 +123,9 @@ pub(super) fn linear_cross_entropy_forward_backward(
         detached(py, |interrupt| {
             let (losses, w) = (losses.slice_mut()?, w.view::<T>()?);
             let targets = targets_of(target.ids()?, ignore_index, w.shape().rows())?;
-            let (dx, mut dw, x) = (dx.view_mut()?, dw.view_mut()?, x.view()?);
-            parallel::zero(dw.data());
+            let (dx, dw, x) = (dx.view_mut()?, dw.view_mut()?, x.view()?);
             let op = ops::linear_cross_entropy::forward_backward;
-            op(losses, dx, dw, x, w, &targets, grad_scale, &options, interrupt)
+            op(losses, dx, dw, x, w, &targets, grad_scale, &options, false, interrupt)
         })
     })
 }

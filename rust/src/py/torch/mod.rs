@@ -22,7 +22,7 @@ use self::optimizer::{adamw_step, sum_of_squares};
 use self::pool::pooled;
 use self::tensor::{Any, Tensor, apart, typed, unsupported};
 use super::error::PyError;
-use crate::cpu::parallel::{self, alone};
+use crate::cpu::parallel::alone;
 use crate::cpu::scratch::with_scratch;
 use crate::error::Result as CoreResult;
 use crate::ops;
@@ -291,10 +291,8 @@ fn linear_backward_weight(
     }
     typed!(dy, T => {
         run(py, product_work(dy.count(), x.dims().last()), || {
-            let dbias = dbias.as_mut().map(Tensor::sums_mut).transpose()?;
-            let mut dw = dw.view_mut()?;
-            parallel::zero(dw.data());
-            ops::linear::backward_weight(dw, dbias, dy.view::<T>()?, x.view()?)
+            let dbias = dbias.as_mut().map(Tensor::row_mut).transpose()?;
+            ops::linear::backward_weight(dw.view_mut()?, dbias, dy.view::<T>()?, x.view()?, false)
         })
     })
 }

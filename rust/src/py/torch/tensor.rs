@@ -317,9 +317,15 @@ impl<'a> Tensor<'a> {
 
     /// As one row of sums, 0 for a start.
     pub(super) fn sums_mut(&mut self) -> CoreResult<ViewMut<'a, f32>> {
-        let (dims, data) = ([self.count()], self.slice_mut()?);
-        parallel::zero(data);
-        ViewMut::new(data, &dims)
+        let mut sums = self.row_mut()?;
+        parallel::zero(sums.data());
+        Ok(sums)
+    }
+
+    /// As one row, to be overwritten.
+    pub(super) fn row_mut(&mut self) -> CoreResult<ViewMut<'a, f32>> {
+        let dims = [self.count()];
+        ViewMut::new(self.slice_mut()?, &dims)
     }
 
     fn bytes(&self) -> std::ops::Range<usize> {
