@@ -21,13 +21,15 @@ pub mod reference {
     pub use super::super::cross_entropy::reference::{backward, forward};
 }
 
-/// Numbers of logits held at a time: 32 MiB.
-const CHUNK: usize = 8 << 20;
+/// Numbers of logits held at a time at most: 128 MiB, unless 256 tokens have more.
+const CHUNK: usize = 32 << 20;
 
-/// Tokens of a chunk for a vocabulary of `v`, by the shape alone. Fewer than 256 would spend too much on reading the
-/// output matrix and its gradient again for each chunk.
-fn chunk(v: usize) -> usize {
-    (CHUNK / v.max(1)).next_multiple_of(64).clamp(256, 2048)
+/// Tokens of each chunk of `n`, but for the last, by the shape alone: a fifth of all, a tenth of what logits and their
+/// gradients would take. Each chunk reads the output matrix and its gradient again; with fewer tokens than 256 that takes
+/// too long.
+fn chunk(n: usize, v: usize) -> usize {
+    let most = (n / 5).min(CHUNK / v.max(1)).max(256);
+    n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(64).max(64)
 }
 
 /// Losses; with `scale`, gradients in the place of logits, as [`slopes`] reads them.
@@ -79,7 +81,7 @@ pub fn forward<T: Element>(
     v: usize,
     interrupt: Interrupt,
 ) -> Result<()> {
-    let size = chunk(v);
+    let size = chunk(targets.len(), v);
     with_block(size.min(targets.len()) * v, |logits| {
         for (i, (losses, targets)) in losses.chunks_mut(size).zip(targets.chunks(size)).enumerate() {
             interrupt.check()?;
@@ -107,7 +109,7 @@ pub fn forward_backward<T: Element>(
     accumulate: bool,
     interrupt: Interrupt,
 ) -> Result<()> {
-    let size = chunk(v);
+    let size = chunk(targets.len(), v);
     if targets.is_empty() && !accumulate {
         dw.fill(0.0);
     }
@@ -193,6 +195,16 @@ mod tests {
     #[test]
     fn fast_equals_reference() {
         each_dtype!(follows_the_reference);
+    }
+
+    #[test]
+    fn chunks_are_even() {
+        for (n, v, want) in
+            [(0, 50_000, 64), (9, 33, 64), (1024, 50_000, 256), (2048, 32_000, 384), (4096, 50_000, 640)]
+        {
+            assert_eq!(chunk(n, v), want, "{n} tokens, {v} words");
+        }
+        assert_eq!(chunk(8192, 250_000), 256);
     }
 
     #[test]
