@@ -4,7 +4,7 @@
                              [--dtypes float32 bfloat16] [--results matmul]
 
 Every linear layer of each shape, forward (NT: x·wᵀ), gradient of the input (NN: dy·w) and of the weight (TN: dyᵀ·x,
-which here is added to a float32 gradient), in float32 and bfloat16. Both take turns in one process, answers are
+in float32 here), in float32 and bfloat16. Both take turns in one process, answers are
 compared first, and medians are reported. With one thread it is the time of the processor that counts, which other
 programs disturb less. The rate of the vector unit, or of that for tiles, is measured before and after each shape, with
 registers alone. Results go to benches/results/{matmul}.{json,md}.
@@ -44,7 +44,7 @@ def contest(tokens: int, i: int, o: int, dtype: str) -> dict[str, tuple[Callable
     kind = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(0)
     x, w, dy = (torch.randn(s, generator=generator).to(kind) for s in [(tokens, i), (o, i), (tokens, o)])
-    y, dx, dw = torch.empty_like(dy), torch.empty_like(x), torch.zeros(o, i)
+    y, dx, dw = torch.empty_like(dy), torch.empty_like(x), torch.empty(o, i)
 
     def of(call: Callable[..., None], result: torch.Tensor, *args: Any) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
