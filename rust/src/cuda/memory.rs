@@ -131,8 +131,8 @@ impl<'a, T> View<'a, T> {
         Device::Cuda(self.place.ordinal)
     }
 
-    /// The tensor from element `start` on, for a kernel that is told how far apart its rows are.
-    pub(super) fn from(mut self, start: usize) -> Self {
+    /// The tensor from element `start` on, for a kernel that is told how far apart its rows are, and stays inside.
+    pub(crate) fn after(mut self, start: usize) -> Self {
         self.place.address += (start * size_of::<T>()) as u64;
         self
     }
