@@ -40,10 +40,9 @@ mod layer {
 mod layer {
     use crate::error::{Error, Result};
     use crate::ops::selftest::Check;
+    use crate::tensor::WITHOUT_CUDA as WHY;
 
     pub(super) fn look_in(_: Vec<std::path::PathBuf>) {}
-
-    const WHY: &str = "this build has no CUDA (it was made without the Cargo feature `cuda`); install a wheel";
 
     pub(super) fn missing() -> Option<String> {
         Some(WHY.into())
