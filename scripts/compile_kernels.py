@@ -178,7 +178,8 @@ def archive(products: Path) -> bytes:
             packed += small
             if target == PTX:
                 letters = parameters(code.decode())
-                kernels.update({name: {"op": op, "parameters": text} for name, text in letters.items()})
+                for name, text in letters.items():
+                    kernels[name] = {"op": op, "parameters": text, "tiles": attention(name)}
     header = json.dumps({"compiler": Nvrtc().version(), "images": images, "kernels": kernels}).encode()
     return len(header).to_bytes(8, "little") + header + packed
 

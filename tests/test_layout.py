@@ -137,8 +137,6 @@ def test_each_kernel_stands_beside_its_op_and_its_test() -> None:
     assert not {name for name in names if not (ON_CPU / f"test_{name}.py").is_file()}
 
 
-# Kernels whose launches are not written yet; the library does not hold them.
-WITHOUT_LAUNCHES = {"attention"}
 # Kernels whose launches another op asks for.
 ASKED_BY = {"column_sums": "linear"}
 # What the launches stand on.
@@ -146,7 +144,7 @@ DEVICE_LAYER = {"mod", "blas", "device", "driver", "images", "launch", "matmul",
 
 
 def test_each_kernel_has_its_launches_and_an_op_that_asks_for_them() -> None:
-    kernels = {path.stem for path in KERNELS.glob("*.cu")} - WITHOUT_LAUNCHES
+    kernels = {path.stem for path in KERNELS.glob("*.cu")}
     assert {path.stem for path in (RUST / "cuda").glob("*.rs")} == kernels | DEVICE_LAYER
     for name in kernels:
         op = (RUST / f"ops/{ASKED_BY.get(name, name)}.rs").read_text()

@@ -657,7 +657,7 @@ class cuda:
     def built() -> tuple[str, list[str], list[str], list[str]]:
         """(version of the compiler, targets, ops, kernels) in this library."""
     @staticmethod
-    def selftest(device: int) -> list[tuple[str, float, float, bool]]:
+    def selftest(device: int, ops: Sequence[str] | None = None) -> list[tuple[str, float, float, bool]]:
         """[(name, error, bound, passed)] of each result of each kernel on a device against its float64 reference."""
 
 # --- torch

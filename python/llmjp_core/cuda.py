@@ -1,6 +1,6 @@
 """GPUs: whether there are any, and which. The names are torch's.
 
-So far the kernels run in `selftest(device="cuda")` alone: training and generation are on the CPU.
+`device: cuda` in a configuration trains on one; generation and `llmjp_core.torch` are on the CPU.
 """
 
 from __future__ import annotations

@@ -12,6 +12,11 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// Why there is no GPU.
+#[cfg(not(feature = "cuda"))]
+pub(crate) const WITHOUT_CUDA: &str =
+    "this build has no CUDA (it was made without the Cargo feature `cuda`); install a wheel";
+
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from cuda_on_cpu import build
 from cuda_on_cpu.emulator import Kernels
+from cuda_on_cpu.runner import Runner
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +21,13 @@ def compiler() -> None:
 def kernels() -> Kernels:
     """All kernels, each access checked, or (test_sanitizers.py) as the variable says."""
     return Kernels(build.library(build.sources(), os.environ.get("CUDA_ON_CPU_VARIANT", "checked")))
+
+
+@pytest.fixture(scope="session")
+def driver() -> Path:
+    return build.driver(build.sources())
+
+
+@pytest.fixture
+def run(driver: Path, tmp_path: Path) -> Runner:
+    return Runner(driver, tmp_path)

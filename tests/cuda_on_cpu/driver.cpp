@@ -101,6 +101,7 @@ struct Module {
 };
 struct Function {
     std::string name;
+    unsigned shared = 48 << 10;  // what a launch may ask for
 };
 std::set<Module*> modules;
 std::set<Function*> functions;
@@ -143,12 +144,13 @@ int planned(const char* name, const std::string& kernel) {
 
 struct Launch {
     std::string kernel;
-    unsigned grid[3], block[3];
-    std::vector<uint64_t> values;
+    unsigned grid[3], block[3], shared;
+    std::vector<uint64_t> values;     // 0 for a struct
+    std::vector<unsigned> structure;  // no kernel takes two
 };
 
 // A mistake of the host, put in where its calls arrive: "KERNEL swap 3 4", "KERNEL set 3 5", "KERNEL grid 1 1",
-// "KERNEL block 32 1".
+// "KERNEL block 32 1"; "KERNEL word 48 5" in a struct.
 void plant(Launch& l) {
     char kernel[100], what[20];
     unsigned a, b;
@@ -157,6 +159,7 @@ void plant(Launch& l) {
     log("planted");
     if (!strcmp(what, "swap")) std::swap(l.values.at(a), l.values.at(b));
     if (!strcmp(what, "set")) l.values.at(a) = b;
+    if (!strcmp(what, "word")) l.structure.at(a) = b;
     if (!strcmp(what, "grid")) l.grid[0] = a, l.grid[1] = b;
     if (!strcmp(what, "block")) l.block[0] = a, l.block[1] = b;
 }
@@ -168,7 +171,8 @@ int execute(const Launch& l) {
     std::set<size_t> seen;
     std::vector<void*> args;
     for (size_t i = 0; i < signature.size(); i++) {
-        args.push_back(const_cast<uint64_t*>(&l.values[i]));
+        args.push_back(signature[i] == 's' ? const_cast<unsigned*>(l.structure.data())
+                                           : static_cast<void*>(const_cast<uint64_t*>(&l.values[i])));
         if (signature[i] != 'p' || !l.values[i]) continue;
         auto it = find(l.values[i]);
         if (it == memory.live.end())
@@ -177,8 +181,8 @@ int execute(const Launch& l) {
             buffers.push_back({memory.base + it->first, it->second, cuda_on_cpu::INOUT});
     }
     char message[1000];
-    int failed = cuda_on_cpu_launch(l.kernel.c_str(), l.grid, l.block, 0, args.data(), buffers.data(), buffers.size(),
-                                    number("CUDA_ON_CPU_SEED", "2"), message, sizeof(message));
+    int failed = cuda_on_cpu_launch(l.kernel.c_str(), l.grid, l.block, l.shared, args.data(), buffers.data(),
+                                    buffers.size(), number("CUDA_ON_CPU_SEED", "2"), message, sizeof(message));
     if (!failed) return SUCCESS;
     std::string text = message;
     return refuse(text.rfind("out of bounds", 0) == 0 ? ILLEGAL_ADDRESS : int(LAUNCH_FAILED), l.kernel + ": " + text);
@@ -447,14 +451,30 @@ EXPORT cuModuleGetFunction(Function** function, Module* module, const char* name
     return SUCCESS;
 }
 
+EXPORT cuFuncSetAttribute(Function* function, int attribute, int value) {
+    READY;
+    // The most that a block may have on a GPU of compute capability 8.6: less than on others.
+    if (!functions.count(function) || attribute != 8 || value < 0 || value > 99 << 10)
+        return refuse(INVALID_VALUE, "an attribute of a function");
+    function->shared = value;
+    return SUCCESS;
+}
+
 EXPORT cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                       unsigned shared, Stream* stream, void** params, void** extra) {
     READY;
-    if (!functions.count(function) || shared || extra) return refuse(INVALID_VALUE, "a launch");
-    Launch l = {function->name, {gx, gy, gz}, {bx, by, bz}, {}};
-    for (const char* letter = cuda_on_cpu::find_entry(l.kernel.c_str())->signature; *letter; letter++) {
+    if (!functions.count(function) || shared > function->shared || extra) return refuse(INVALID_VALUE, "a launch");
+    Launch l = {function->name, {gx, gy, gz}, {bx, by, bz}, shared, {}, {}};
+    const cuda_on_cpu::Entry* entry = cuda_on_cpu::find_entry(l.kernel.c_str());
+    for (const char* letter = entry->signature; *letter; letter++) {
+        const void* from = params[l.values.size()];
         uint64_t value = 0;
-        memcpy(&value, params[l.values.size()], strchr("fiu", *letter) ? 4 : 8);
+        if (*letter == 's') {
+            l.structure.resize(entry->struct_bytes / 4);
+            memcpy(l.structure.data(), from, entry->struct_bytes);
+        } else {
+            memcpy(&value, from, strchr("fiu", *letter) ? 4 : 8);
+        }
         l.values.push_back(value);
     }
     char line[200];

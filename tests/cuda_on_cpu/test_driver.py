@@ -4,24 +4,18 @@ kernels in the emulation. `lc.selftest(device="cuda")` launches all of them."""
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import llmjp_core as lc
-from cuda_on_cpu import build
 from cuda_on_cpu.emulator import Kernels
+from cuda_on_cpu.runner import Runner
 from llmjp_core import _core
 
-COMPILER, TARGETS, *BUILT = _core.cuda.built()
-# Attention has no launches yet.
-OPS, KERNELS = ([name for name in names if not name.startswith("attention")] for names in BUILT)
+COMPILER, TARGETS, OPS, KERNELS = _core.cuda.built()
 pytestmark = pytest.mark.skipif(not OPS, reason=f"this build has no CUDA kernels: {lc.cuda.missing()}")
 
 # What cuBLASLt multiplies.
@@ -31,47 +25,10 @@ SELFTEST = "import llmjp_core as lc; lc.selftest(device='cuda')"
 TARGET = "from llmjp_core import _core; print(_core.cuda.target(0, 'rms_norm'))"
 
 
-@pytest.fixture(scope="session")
-def driver() -> Path:
-    return build.driver(build.sources())
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    error: str
-    log: list[str]
-
-    @property
-    def launched(self) -> set[str]:
-        return {line.split()[1] for line in self.log if line.startswith("launch ")}
-
-    def failed_with(self, *texts: str) -> None:
-        """The last line of the traceback is a DeviceError with these texts."""
-        last = self.error.strip().splitlines()[-1]
-        assert self.code == 1 and last.startswith("llmjp_core.errors.DeviceError: "), self.error
-        assert not [text for text in texts if text not in last], last
-
-
-class Runner:
-    def __init__(self, driver: Path, folder: Path) -> None:
-        self.driver, self.log = driver, folder / "log"
-
-    def __call__(self, *arguments: str, **variables: str) -> Done:
-        """Python with the stand-in for a driver: a program, or a module and its arguments."""
-        command = [sys.executable, *(["-c", *arguments] if len(arguments) == 1 else ["-m", *arguments])]
-        path = os.pathsep.join(filter(None, [str(self.driver), os.environ.get("LD_LIBRARY_PATH")]))
-        environment = {**os.environ, "LD_LIBRARY_PATH": path, "CUDA_ON_CPU_LOG": str(self.log), **variables}
-        self.log.unlink(missing_ok=True)
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        log = self.log.read_text().splitlines() if self.log.exists() else []
-        return Done(done.returncode, done.stdout.strip(), done.stderr, log)
-
-
-@pytest.fixture
-def run(driver: Path, tmp_path: Path) -> Runner:
-    return Runner(driver, tmp_path)
+def selftest_of(kernel: str) -> str:
+    """The ops alone that launch a kernel: attention takes as long as all others."""
+    ops = PRODUCTS if kernel == "matmul" else {op for op in OPS if kernel.startswith(f"{op}_")}
+    return f"from llmjp_core import _core; assert all(check[3] for check in _core.cuda.selftest(0, {sorted(ops)}))"
 
 
 def test_every_kernel_is_launched_and_right(run: Runner) -> None:
@@ -236,6 +193,18 @@ MISTAKES = [
     "adamw_f32 set 16 1000",
     "cross_entropy_f32 swap 6 7",
     "embedding_fwd_f32 set 2 0",
+    "attention_fwd_f32_d64 grid 1 1",
+    "attention_fwd_f32_d80 word 4 0",
+    "attention_fwd_f32_d80 word 22 0",
+    "attention_fwd_f32_d80 word 49 1",
+    "attention_fwd_f32_d80 word 52 5",
+    "attention_bwd_kv_f32_d80 word 38 0",
+    "attention_bwd_q_f32_d80 word 53 0",
+    "attention_delta_f32 word 24 0",
+    "attention_spans set 3 18",
+    "attention_decode_f32_d64 word 21 200",
+    "attention_decode_f32_d64 word 23 1",
+    "attention_combine_f32 set 4 1",
     "matmul beta",
     "matmul alpha",
     "matmul bias",
@@ -248,27 +217,36 @@ MISTAKES = [
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_of_the_host_is_seen(run: Runner, mistake: str) -> None:
-    done = run(SELFTEST, CUDA_ON_CPU_PLANT=mistake)
+    done = run(selftest_of(mistake.split()[0]), CUDA_ON_CPU_PLANT=mistake)
     assert "planted" in done.log and done.code == 1, done.out + done.error
 
 
-# Sums do not care.
-SAME = {"add_fwd_f32 swap 1 2"}
+def test_an_op_that_has_no_kernels(run: Runner) -> None:
+    done = run("from llmjp_core import _core; _core.cuda.selftest(0, ['add', 'addd'])")
+    assert "UnsupportedInputError: selftest: no op with CUDA kernels is named `addd`" in done.error
+    assert not done.launched
+
+
+# Sums and products do not care.
+SAME = {"add_fwd_f32 swap 1 2", "attention_delta_f32 swap 1 2"}
 
 
 @pytest.mark.slow
 def test_no_two_arguments_can_change_places(driver: Path, tmp_path: Path, kernels: Kernels) -> None:
-    """Neighbours of one kind, of the kernels in f32 and of those without a dtype."""
+    """Neighbours of one kind, of the kernels in f32 and of those without a dtype; of attention the smallest width."""
     mistakes = []
     for kernel in KERNELS:
         letters = kernels.signature(kernel)
-        pairs = range(0 if kernel.endswith("16") else len(letters) - 1)
+        left_out = "16" in kernel or kernel.endswith(("_d80", "_d96", "_d128", "_d256"))
+        pairs = range(0 if left_out else len(letters) - 1)
         mistakes += [f"{kernel} swap {i} {i + 1}" for i in pairs if letters[i] == letters[i + 1]]
 
     def survives(mistake: str) -> bool:
         folder = tmp_path / mistake.replace(" ", "_")
         folder.mkdir()
-        return Runner(driver, folder)(SELFTEST, CUDA_ON_CPU_PLANT=mistake).code == 0
+        done = Runner(driver, folder)(selftest_of(mistake.split()[0]), CUDA_ON_CPU_PLANT=mistake)
+        assert "planted" in done.log, done.error
+        return done.code == 0
 
     with ThreadPoolExecutor(2) as pool:
         survivors = {mistake for mistake, yes in zip(mistakes, pool.map(survives, mistakes), strict=True) if yes}

@@ -48,7 +48,7 @@ impl Grid {
     }
 
     /// Heads of rows of `row` elements, from their offset on.
-    fn fused(heads: Heads, row: usize, batch: usize, time: usize) -> Self {
+    pub fn fused(heads: Heads, row: usize, batch: usize, time: usize) -> Self {
         let Heads { stride, count, dim, .. } = heads;
         Self { batch, time, count, dim, sequence: time.saturating_mul(row), token: row, head: stride }
     }

@@ -44,6 +44,8 @@ struct Module {
 pub(super) struct Function {
     pub(super) handle: sys::CUfunction,
     pub(super) parameters: &'static str,
+    /// Bytes of dynamic shared memory of a block.
+    pub(super) shared: u32,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread (CUDA driver API, "thread safety").
@@ -237,7 +239,14 @@ impl Device {
         // SAFETY: a loaded module, which is never unloaded; the name ends in 0.
         let answer = unsafe { sys::cuModuleGetFunction(&raw mut handle, module.handle, text.as_ptr()) };
         call(answer, || format!("looking up the kernel {name} on cuda:{}", self.ordinal))?;
-        let function = Function { handle, parameters: &kernel.parameters };
+        let shared = kernel.tiles.map_or(0, |[.., shared]| shared as u32);
+        if shared > 0 {
+            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function lives.
+            let answer = unsafe { sys::cuFuncSetAttribute(handle, which, shared as c_int) };
+            call(answer, || format!("asking for {shared} bytes of shared memory for {name} on {self}"))?;
+        }
+        let function = Function { handle, parameters: &kernel.parameters, shared };
         self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), function);
         Ok(function)
     }

@@ -16,7 +16,7 @@ fn grid<T>(rows: usize, f: usize) -> [usize; 2] {
 /// h (rows, f), gate_up (rows, 2f), each row [gate | up]; `kind` as the kernel counts them.
 pub(crate) fn forward<T: Element>(on: &Stream, h: ViewMut<T>, gate_up: View<T>, kind: i32) -> Result<()> {
     let row = gate_up.shape().last();
-    launch_forward(on, h, gate_up, gate_up.from(row / 2), kind, row)
+    launch_forward(on, h, gate_up, gate_up.after(row / 2), kind, row)
 }
 
 /// h, gate and up of one shape.
@@ -55,8 +55,8 @@ pub(crate) fn backward<T: Element>(
     kind: i32,
 ) -> Result<()> {
     let f = dh.shape().last();
-    let dup = Arg::from(dgate_up.read().from(f));
-    launch_backward(on, [dgate_up.into(), dup], dh, gate_up, gate_up.from(f), kind, 2 * f)
+    let dup = Arg::from(dgate_up.read().after(f));
+    launch_backward(on, [dgate_up.into(), dup], dh, gate_up, gate_up.after(f), kind, 2 * f)
 }
 
 /// All of one shape.

@@ -34,8 +34,10 @@ struct Place {
 #[derive(Deserialize)]
 pub struct Kernel {
     pub op: String,
-    /// A letter each: `8` and `4` bytes of an address or a whole number, `f` f32, `d` f64.
+    /// A letter each: `8` and `4` bytes of an address or a whole number, `f` f32, `d` f64; `s` and its bytes a struct.
     pub parameters: String,
+    /// Of kernels of attention: (rows, threads, bytes of dynamic shared memory) of a block.
+    pub(super) tiles: Option<[usize; 3]>,
 }
 
 fn header() -> Result<&'static Header> {

@@ -1,6 +1,9 @@
 //! Launching a kernel: its grid, and its arguments compared with the parameters that the compiler saw.
 
+use bytemuck::Pod;
+
 use super::driver::{call, sys};
+use super::images;
 use super::memory::{Place, View, ViewMut};
 use super::stream::Stream;
 use crate::error::{Error, Result};
@@ -29,29 +32,46 @@ pub(super) enum Arg {
     U32(u32),
     F32(f32),
     F64(f64),
+    /// By value: its bytes, and how many there are.
+    Struct([u64; WORDS], usize),
 }
 
+/// Of the largest argument, in 8 bytes.
+const WORDS: usize = 28;
+
 impl Arg {
+    /// A struct as it stands in memory, which is at most as large as the kernels'.
+    pub(super) fn of_struct<S: Pod>(value: &S) -> Self {
+        const { assert!(size_of::<S>() <= 8 * WORDS) };
+        let mut words = [0; WORDS];
+        bytemuck::cast_slice_mut(&mut words)[..size_of::<S>()].copy_from_slice(bytemuck::bytes_of(value));
+        Self::Struct(words, size_of::<S>())
+    }
+
     /// As the compiler's list of parameters has it.
-    fn letter(self) -> char {
+    fn letter(self) -> String {
         match self {
-            Self::Memory(_) | Self::Size(_) => '8',
-            Self::I32(_) | Self::U32(_) => '4',
-            Self::F32(_) => 'f',
-            Self::F64(_) => 'd',
+            Self::Memory(_) | Self::Size(_) => "8".into(),
+            Self::I32(_) | Self::U32(_) => "4".into(),
+            Self::F32(_) => "f".into(),
+            Self::F64(_) => "d".into(),
+            Self::Struct(_, bytes) => format!("s{bytes}"),
         }
     }
 
-    fn bytes(self) -> [u8; 8] {
-        let wide = |four: [u8; 4]| [four[0], four[1], four[2], four[3], 0, 0, 0, 0];
-        match self {
-            Self::Memory(place) => place.map_or(0, |place| place.address).to_ne_bytes(),
-            Self::Size(n) => (n as u64).to_ne_bytes(),
-            Self::I32(n) => wide(n.to_ne_bytes()),
-            Self::U32(n) => wide(n.to_ne_bytes()),
-            Self::F32(x) => wide(x.to_ne_bytes()),
-            Self::F64(x) => x.to_ne_bytes(),
-        }
+    /// Little-endian, as on every machine that has these devices: the first bytes are the value's.
+    fn words(self) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        words[0] = match self {
+            Self::Memory(place) => place.map_or(0, |place| place.address),
+            Self::Size(n) => n as u64,
+            Self::I32(n) => u64::from(n as u32),
+            Self::U32(n) => u64::from(n),
+            Self::F32(x) => u64::from(x.to_bits()),
+            Self::F64(x) => x.to_bits(),
+            Self::Struct(words, _) => return words,
+        };
+        words
     }
 }
 
@@ -111,6 +131,14 @@ pub(super) fn row_threads<T>(d: usize) -> usize {
     d.div_ceil(16 / size_of::<T>()).next_multiple_of(32).clamp(32, ROW_THREADS)
 }
 
+/// (rows, threads) of a block of a kernel of attention.
+pub(super) fn tiles(kernel: &str) -> Result<[usize; 2]> {
+    match images::kernel(kernel)?.tiles {
+        Some([rows, threads, _]) => Ok([rows, threads]),
+        None => Err(Error::Internal(format!("{kernel} has no tiles"))),
+    }
+}
+
 impl Stream {
     /// Puts a kernel into the stream; nothing when the grid is empty.
     ///
@@ -140,14 +168,15 @@ impl Stream {
             return Err(Error::Device(format!("{}: too large for a grid", self.describe(what))));
         };
         let [across, down] = what.block.map(|threads| threads as u32);
-        let mut values: Vec<[u8; 8]> = args.iter().map(|arg| arg.bytes()).collect();
-        let mut pointers: Vec<_> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
+        let mut values: Vec<_> = args.iter().map(|arg| arg.words()).collect();
+        let mut pointers: Vec<_> = values.iter_mut().map(|words| words.as_mut_ptr().cast()).collect();
         self.device.bind()?;
         // SAFETY: function and stream live; there is a pointer for each parameter, to as many bytes, which the driver
         // copies; what they mean is the caller's promise.
         let answer = unsafe {
             let (params, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
-            sys::cuLaunchKernel(function.handle, x, y, 1, across, down, 1, 0, self.handle, params, none)
+            let shared = function.shared;
+            sys::cuLaunchKernel(function.handle, x, y, 1, across, down, 1, shared, self.handle, params, none)
         };
         call(answer, || self.describe(what))
     }

@@ -1,6 +1,7 @@
 //! Memory of a device, and tensors in it.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -44,18 +45,34 @@ impl<T: Pod> Buffer<T> {
         Ok(ViewMut { place: self.place(), shape, lent: PhantomData })
     }
 
+    /// All of it, flat.
+    pub fn all(&self) -> View<'_, T> {
+        View { place: self.place(), shape: Shape::new(&[self.len]), lent: PhantomData }
+    }
+
+    /// As `all`.
+    pub fn all_mut(&mut self) -> ViewMut<'_, T> {
+        ViewMut { place: self.place(), shape: Shape::new(&[self.len]), lent: PhantomData }
+    }
+
     /// A copy on the host, after all that the stream was asked for.
     ///
     /// # Errors
     /// `Device`.
     pub fn download(&self) -> Result<Vec<T>> {
         let mut data = vec![T::zeroed(); self.len];
-        self.stream.download(&mut data, self)?;
+        self.stream.read_back(&mut data, self.all())?;
         Ok(data)
     }
 
     fn place(&self) -> Place {
         Place { address: self.address, stream: self.stream.handle.addr(), ordinal: self.stream.device.ordinal }
+    }
+}
+
+impl<T> std::fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} elements on cuda:{}", self.len, self.stream.device.ordinal)
     }
 }
 
@@ -102,7 +119,23 @@ fn part<T>(place: Place, shape: Shape, first: usize, count: usize) -> Result<(Pl
     Ok((Place { address, ..place }, Shape::new(&[count, shape.last()])))
 }
 
+/// The place of a stretch of `count` elements.
+fn stretch<T>(mut place: Place, count: usize, range: &Range<usize>) -> (Place, Shape) {
+    assert!(range.start <= range.end && range.end <= count, "{range:?} of {count} elements");
+    place.address += (range.start * size_of::<T>()) as u64;
+    (place, Shape::new(&[range.len()]))
+}
+
 impl<'a, T> View<'a, T> {
+    /// A stretch of its elements, flat.
+    ///
+    /// # Panics
+    /// As slices do, when it is not inside.
+    pub(crate) fn stretch(self, range: Range<usize>) -> Self {
+        let (place, shape) = stretch::<T>(self.place, self.shape.count(), &range);
+        Self { place, shape, lent: PhantomData }
+    }
+
     pub fn shape(&self) -> Shape {
         self.shape
     }
@@ -131,14 +164,45 @@ impl<'a, T> View<'a, T> {
         Device::Cuda(self.place.ordinal)
     }
 
-    /// The tensor from element `start` on, for a kernel that is told how far apart its rows are.
-    pub(super) fn from(mut self, start: usize) -> Self {
+    /// The tensor from element `start` on, for a kernel that is told how far apart its rows are, and stays inside.
+    pub(crate) fn after(mut self, start: usize) -> Self {
         self.place.address += (start * size_of::<T>()) as u64;
         self
     }
 }
 
 impl<T> ViewMut<'_, T> {
+    /// As `View::stretch`.
+    ///
+    /// # Panics
+    /// As slices do.
+    pub(crate) fn stretch(self, range: Range<usize>) -> Self {
+        let (place, shape) = stretch::<T>(self.place, self.shape.count(), &range);
+        Self { place, shape, lent: PhantomData }
+    }
+
+    /// What stands before element `at`, and the rest.
+    ///
+    /// # Panics
+    /// As slices do.
+    pub(crate) fn split(self, at: usize) -> (Self, Self) {
+        let count = self.shape.count();
+        let piece = |range| {
+            let (place, shape) = stretch::<T>(self.place, count, &range);
+            Self { place, shape, lent: PhantomData }
+        };
+        (piece(0..at), piece(at..count))
+    }
+
+    /// `shaped` for good.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub(crate) fn into_shape(self, dims: &[usize]) -> Result<Self> {
+        check_count("data", Shape::new(dims), self.shape.count())?;
+        Ok(Self { shape: Shape::new(dims), ..self })
+    }
+
     pub fn shape(&self) -> Shape {
         self.shape
     }

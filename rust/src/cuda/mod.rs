@@ -12,6 +12,7 @@ mod stream;
 pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod add;
+pub(crate) mod attention;
 pub(crate) mod cast;
 pub(crate) mod column_sums;
 pub(crate) mod cross_entropy;

@@ -7,13 +7,20 @@ use bytemuck::Pod;
 
 use super::device::{Device, device};
 use super::driver::{call, sys};
-use super::memory::Buffer;
-use crate::error::{Error, Result};
+use super::memory::{Buffer, View, ViewMut};
+use crate::error::Result;
+use crate::tensor::check_count;
 
 /// A queue of work on a device. Buffers hold on to theirs.
 pub struct Stream {
     pub(super) device: &'static Device,
     pub(super) handle: sys::CUstream,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a stream on {}", self.device)
+    }
 }
 
 // SAFETY: a handle of the driver, which may be used from any thread.
@@ -81,13 +88,8 @@ impl Stream {
     /// # Errors
     /// As `alloc`.
     pub fn zeros<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Buffer<T>> {
-        let buffer = self.alloc(len)?;
-        if len > 0 {
-            let bytes = size_of::<T>() * len;
-            // SAFETY: the buffer has so many bytes.
-            let answer = unsafe { sys::cuMemsetD8Async(buffer.address, 0, bytes, self.handle) };
-            call(answer, || format!("filling {bytes} bytes on {}", self.device))?;
-        }
+        let mut buffer = self.alloc(len)?;
+        self.clear(buffer.all_mut())?;
         Ok(buffer)
     }
 
@@ -97,26 +99,57 @@ impl Stream {
     /// As `alloc`.
     pub fn upload<T: Pod>(self: &Arc<Self>, from: &[T]) -> Result<Buffer<T>> {
         let buffer = self.alloc(from.len())?;
-        if !from.is_empty() {
-            let bytes = size_of_val(from);
-            // SAFETY: both have so many bytes; the driver has read pageable memory when the call returns (CUDA driver
-            // API, "API synchronization behavior").
-            let answer = unsafe { sys::cuMemcpyHtoDAsync_v2(buffer.address, from.as_ptr().cast(), bytes, self.handle) };
-            call(answer, || format!("copying {bytes} bytes to {}", self.device))?;
-        }
+        self.copy_in(buffer.address, from)?;
         Ok(buffer)
     }
 
-    /// `to` becomes the first elements of the buffer; waits for all that was asked for before.
-    pub(super) fn download<T: Pod>(&self, to: &mut [T], from: &Buffer<T>) -> Result<()> {
-        if to.len() > from.len {
-            return Err(Error::Internal(format!("{} elements asked of a buffer of {}", to.len(), from.len)));
+    /// The tensor becomes zeros.
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn clear<T: Pod>(&self, to: ViewMut<'_, T>) -> Result<()> {
+        let bytes = size_of::<T>() * to.shape().count();
+        if bytes > 0 {
+            self.device.bind()?;
+            // SAFETY: the tensor has so many bytes.
+            let answer = unsafe { sys::cuMemsetD8Async(to.place.address, 0, bytes, self.handle) };
+            call(answer, || format!("filling {bytes} bytes on {}", self.device))?;
         }
+        Ok(())
+    }
+
+    /// The tensor becomes a copy of host memory, which may change when this returns.
+    ///
+    /// # Errors
+    /// `Shape`; `Device`.
+    pub fn overwrite<T: Pod>(&self, to: ViewMut<'_, T>, from: &[T]) -> Result<()> {
+        check_count("data", to.shape(), from.len())?;
+        self.copy_in(to.place.address, from)
+    }
+
+    fn copy_in<T: Pod>(&self, to: sys::CUdeviceptr, from: &[T]) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.device.bind()?;
+        let bytes = size_of_val(from);
+        // SAFETY: both have so many bytes; the driver has read pageable memory when the call returns (CUDA driver API,
+        // "API synchronization behavior").
+        let answer = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), bytes, self.handle) };
+        call(answer, || format!("copying {bytes} bytes to {}", self.device))
+    }
+
+    /// `to` becomes a copy of the tensor; waits for all that was asked for before.
+    ///
+    /// # Errors
+    /// `Shape`; `Device`.
+    pub fn read_back<T: Pod>(&self, to: &mut [T], from: View<'_, T>) -> Result<()> {
+        check_count("data", from.shape(), to.len())?;
         if !to.is_empty() {
             self.device.bind()?;
-            let bytes = size_of_val(to);
+            let (bytes, address) = (size_of_val(to), from.place.address);
             // SAFETY: both have so many bytes, and `to` is lent until the copy has been waited for below.
-            let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.address, bytes, self.handle) };
+            let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), address, bytes, self.handle) };
             call(answer, || format!("copying {bytes} bytes from {}", self.device))?;
         }
         self.synchronize()

@@ -45,10 +45,15 @@ impl Qkv<'_> {
         ))
     }
 
+    /// Whether heads stand in the rows, and apart.
+    fn inside(&self) -> bool {
+        let all = [self.q, self.k, self.v];
+        crate::cpu::heads::disjoint(all) && all.iter().all(|heads| heads.end() <= self.row)
+    }
+
     fn operands<'d, T: Element>(&self, op: &'static str, qkv: &'d [T]) -> Result<[Operand<'d, T>; 3]> {
         self.check(op, qkv.len())?;
-        let all = [self.q, self.k, self.v];
-        let inside = crate::cpu::heads::disjoint(all) && all.iter().all(|heads| heads.end() <= self.row);
+        let (all, inside) = ([self.q, self.k, self.v], self.inside());
         match all.map(|heads| Operand::fused(qkv, heads, self.row, self.batch, self.time)) {
             [Some(q), Some(k), Some(v)] if inside => Ok([q, k, v]),
             _ => self.no_fit(op),
@@ -104,24 +109,22 @@ fn extents(grid: &Grid) -> [usize; 4] {
     [grid.batch, grid.time, grid.count, grid.dim]
 }
 
-fn check<T>(
+fn check(
     op: &'static str,
-    q: &Operand<T>,
-    k: &Operand<T>,
-    v: &Operand<T>,
+    [q, k, v]: [&Grid; 3],
     like: &[(&'static str, &Grid, &Grid)],
     lse: usize,
     scale: f32,
     mask: &Mask,
 ) -> Result<()> {
-    let (grid, kv) = (*q.grid(), k.grid().count);
+    let (grid, kv) = (*q, k.count);
     super::expect_some(op, "heads", &[grid.count, kv, grid.dim])?;
     check_scale(op, scale)?;
     if !grid.count.is_multiple_of(kv) {
         return unsupported(format!("{op}: {kv} key heads must divide {} query heads", grid.count));
     }
     let keys = Grid { count: kv, ..grid };
-    for (arg, got, want) in [("key", k.grid(), &keys), ("value", v.grid(), &keys)].iter().chain(like) {
+    for (arg, got, want) in [("key", k, &keys), ("value", v, &keys)].iter().chain(like) {
         if extents(got) != extents(want) {
             let (want, got) = (extents(want).to_vec(), extents(got).to_vec());
             return Err(Error::Shape { op, arg, want, got });
@@ -156,7 +159,7 @@ pub fn forward_apart<T: Element>(
     scale: f32,
     mask: Mask,
 ) -> Result<()> {
-    check("attention", &q, &k, &v, &[("out", out.grid(), q.grid())], lse.len(), scale, &mask)?;
+    check("attention", [q.grid(), k.grid(), v.grid()], &[("out", out.grid(), q.grid())], lse.len(), scale, &mask)?;
     if !q.grid().is_empty() {
         cpu::forward(out, lse, q, k, v, scale, mask);
     }
@@ -185,7 +188,7 @@ pub fn backward_apart<T: Element>(
         ("dk", dk.grid(), k.grid()),
         ("dv", dv.grid(), v.grid()),
     ];
-    check("attention.backward", &q, &k, &v, &like, lse.len(), scale, &mask)?;
+    check("attention.backward", [q.grid(), k.grid(), v.grid()], &like, lse.len(), scale, &mask)?;
     if !q.grid().is_empty() {
         cpu::backward(dq, dk, dv, dout, out, lse, q, k, v, scale, mask);
     }
@@ -266,4 +269,228 @@ pub fn decode<T: Element>(
     super::expect_len("attention.decode", "values", length * kv_heads * head_dim, values.len())?;
     cpu::decode(out, q, keys, values, heads, kv_heads, head_dim, length, scale);
     Ok(())
+}
+
+/// The same on a GPU, for heads of at most 256 elements.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    use std::sync::Arc;
+
+    use super::super::{expect_len, expect_some};
+    use super::{Document, Grid, Heads, Qkv, check, check_documents, check_scale, unsupported};
+    use crate::cuda::{Buffer, Stream, View, ViewMut, attention as device};
+    use crate::dtype::Element;
+    use crate::error::Result;
+    use crate::ops::attention::Mask;
+
+    /// The document of each token, on the device: made once for all layers.
+    pub struct Spans(Buffer<i32>);
+
+    impl Spans {
+        /// # Errors
+        /// `UnsupportedInput` when they are no documents; `Device`.
+        pub fn new(on: &Arc<Stream>, documents: &[Document], batch: usize, time: usize) -> Result<Self> {
+            let op = "attention";
+            check_documents(op, &Mask { documents: Some(documents), ..Mask::NONE }, batch, time)?;
+            if i32::try_from(documents.len()).is_err() {
+                return unsupported(format!("{op}: {} tokens are too many for documents on a GPU", documents.len()));
+            }
+            let (mut ends, mut spans) = (Vec::new(), on.alloc::<i32>(2 * documents.len())?);
+            for (b, documents) in documents.chunks(time.max(1)).enumerate() {
+                ends.extend(documents.chunk_by(|a, b| a == b).map(|run| (b * time + run[0].1) as i32));
+            }
+            let ends_there = on.upload(&ends)?;
+            let dims = [documents.len(), 2];
+            device::spans(on, spans.view_mut(&dims)?, ends_there.view(&[ends.len()])?, time)?;
+            Ok(Self(spans))
+        }
+    }
+
+    fn heads(grid: Grid) -> device::Heads {
+        let [sequence, token, head] = [grid.sequence, grid.token, grid.head].map(|stride| stride as u64);
+        device::Heads { sequence, token, head }
+    }
+
+    impl Qkv<'_> {
+        /// What the kernels are asked; `qkv` and `lse` are the elements that there are.
+        fn problem(&self, op: &'static str, qkv: usize, lse: usize, spans: Option<&Spans>) -> Result<device::Problem> {
+            self.check(op, qkv)?;
+            let [q, k, v] = [self.q, self.k, self.v].map(|heads| Grid::fused(heads, self.row, self.batch, self.time));
+            if !self.inside() {
+                return self.no_fit(op);
+            }
+            check(op, [&q, &k, &v], &[], lse, self.scale, &self.mask)?;
+            if let Some(spans) = spans {
+                expect_len(op, "spans", 2 * self.batch * self.time, spans.0.len())?;
+            }
+            let reach = |tokens: Option<usize>| tokens.map_or(-1, |tokens| tokens.min(self.time) as i32);
+            let (Ok(time), Ok(count), Ok(d)) =
+                (i32::try_from(self.time), u32::try_from(self.q.count), u32::try_from(self.q.dim))
+            else {
+                return unsupported(format!("{op}: {} tokens or heads of {q:?} are too many for a GPU", self.time));
+            };
+            let (out, [q, k, v]) = (heads(self.rows()), [q, k, v].map(heads));
+            Ok(device::Problem {
+                q,
+                k,
+                v,
+                out,
+                dout: out,
+                dq: q,
+                dk: k,
+                dv: v,
+                heads: count,
+                kv_heads: self.k.count as u32,
+                d,
+                time,
+                left: reach(self.mask.left),
+                right: reach(self.mask.right),
+                scale: self.scale,
+                end: 0,
+            })
+        }
+
+        fn parts<'a, T: Element>(&self, qkv: View<'a, T>) -> [View<'a, T>; 3] {
+            [self.q, self.k, self.v].map(|heads| qkv.after(heads.offset))
+        }
+
+        fn is_empty(&self) -> bool {
+            self.batch == 0 || self.time == 0
+        }
+    }
+
+    /// What hides documents: `spans`, or what the mask has, brought to the device for this call.
+    fn spans_of(on: &Arc<Stream>, s: &Qkv) -> Result<Option<Spans>> {
+        s.mask.documents.map(|documents| Spans::new(on, documents, s.batch, s.time)).transpose()
+    }
+
+    fn view(spans: Option<&Spans>) -> Result<Option<View<'_, i32>>> {
+        spans.map(|spans| spans.0.view(&[spans.0.len() / 2, 2])).transpose()
+    }
+
+    /// out (B, T, A·d); lse (B, A, T) is kept for the backward pass. `spans` instead of the documents of the mask
+    /// spares the way to the device.
+    ///
+    /// # Errors
+    /// `Shape`; `UnsupportedInput` when the heads do not fit each other; `Device`.
+    pub fn forward<T: Element>(
+        on: &Arc<Stream>,
+        out: ViewMut<T>,
+        lse: ViewMut<f32>,
+        qkv: View<T>,
+        s: &Qkv,
+        spans: Option<&Spans>,
+    ) -> Result<()> {
+        let p = s.problem("attention", qkv.shape().count(), lse.shape().count(), spans)?;
+        out.shape().expect("attention", "out", &s.outputs())?;
+        if s.is_empty() {
+            return Ok(());
+        }
+        let made = if spans.is_none() { spans_of(on, s)? } else { None };
+        device::forward(on, s.batch, out, lse, s.parts(qkv), view(spans.or(made.as_ref()))?, p)
+    }
+
+    /// Overwrites the places of q, k and v in dqkv.
+    ///
+    /// # Errors
+    /// As `forward`.
+    pub fn backward<T: Element>(
+        on: &Arc<Stream>,
+        dqkv: ViewMut<T>,
+        dout: View<T>,
+        out: View<T>,
+        lse: View<f32>,
+        qkv: View<T>,
+        s: &Qkv,
+        spans: Option<&Spans>,
+    ) -> Result<()> {
+        let op = "attention.backward";
+        let p = s.problem(op, qkv.shape().count(), lse.shape().count(), spans)?;
+        dqkv.shape().expect(op, "dqkv", qkv.shape().dims())?;
+        dout.shape().expect(op, "dout", &s.outputs())?;
+        out.shape().expect(op, "out", &s.outputs())?;
+        if s.is_empty() {
+            return Ok(());
+        }
+        let made = if spans.is_none() { spans_of(on, s)? } else { None };
+        let spans = view(spans.or(made.as_ref()))?;
+        device::backward(on, s.batch, s.parts(dqkv.read()), dout, out, lse, s.parts(qkv), spans, p)
+    }
+
+    /// How many cached tokens each sequence has, on the device.
+    pub struct Lengths {
+        lengths: Buffer<i32>,
+        longest: usize,
+    }
+
+    impl Lengths {
+        /// # Errors
+        /// `UnsupportedInput` naming a sequence of no token; `Device`.
+        pub fn new(on: &Arc<Stream>, lengths: &[usize]) -> Result<Self> {
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            if let Some(b) = lengths.iter().position(|length| *length == 0 || i32::try_from(*length).is_err()) {
+                let what = format!("sequence {b} has {} cached tokens", lengths[b]);
+                return unsupported(format!("attention.decode: {what}; at least 1 is needed, and less than 2^31"));
+            }
+            let lengths: Vec<i32> = lengths.iter().map(|length| *length as i32).collect();
+            Ok(Self { lengths: on.upload(&lengths)?, longest })
+        }
+    }
+
+    /// Keys of a piece: where pieces begin does not depend on how long a sequence is.
+    const PIECE: usize = 256;
+
+    /// out (B, A·d) of one query a sequence, the heads `q` of its row of `queries` (B, row), against the first tokens
+    /// of keys and values (B, capacity, Kv·d).
+    ///
+    /// # Errors
+    /// `Shape`; `UnsupportedInput` when the heads do not fit each other; `Device`.
+    pub fn decode<T: Element>(
+        on: &Arc<Stream>,
+        out: ViewMut<T>,
+        queries: View<T>,
+        q: Heads,
+        keys: View<T>,
+        values: View<T>,
+        lengths: &Lengths,
+        left: Option<usize>,
+        scale: f32,
+    ) -> Result<()> {
+        let op = "attention.decode";
+        let (batch, row, width) = (lengths.lengths.len(), queries.shape().last(), keys.shape().last());
+        let capacity = keys.shape().rows().checked_div(batch).unwrap_or(0);
+        expect_some(op, "q", &[q.count, q.dim])?;
+        expect_some(op, "keys", &[capacity, width])?;
+        check_scale(op, scale)?;
+        queries.shape().expect(op, "q", &[batch, row])?;
+        keys.shape().expect(op, "keys", &[batch, capacity, width])?;
+        values.shape().expect(op, "values", &[batch, capacity, width])?;
+        out.shape().expect(op, "out", &[batch, q.count * q.dim])?;
+        let kv_heads = width / q.dim;
+        if !width.is_multiple_of(q.dim)
+            || !q.count.is_multiple_of(kv_heads)
+            || q.end() > row
+            || lengths.longest > capacity
+        {
+            return unsupported(format!(
+                "{op}: {} heads of {} in rows of {row} and keys of {width} do not fit, or {} tokens a cache of {capacity}",
+                q.count, q.dim, lengths.longest
+            ));
+        }
+        let kv = heads(Grid::rows(batch, capacity, kv_heads, q.dim));
+        let p = device::Decode {
+            q: device::Heads { sequence: row as u64, token: row as u64, head: q.stride as u64 },
+            k: kv,
+            v: kv,
+            heads: q.count as u32,
+            kv_heads: kv_heads as u32,
+            d: q.dim as u32,
+            left: left.map_or(-1, |left| left.min(lengths.longest) as i32),
+            piece: PIECE as u32,
+            pieces: lengths.longest.div_ceil(PIECE) as u32,
+            scale,
+            end: 0,
+        };
+        device::decode(on, out, [queries.after(q.offset), keys, values], lengths.lengths.view(&[batch])?, p)
+    }
 }

@@ -4,12 +4,16 @@
 //! (`View`, `ViewMut`).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Range;
 
 pub use cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
 
 use super::activation::Activation;
 use super::adamw::{Group, Numbers};

@@ -165,6 +165,7 @@ pub mod cuda {
     use crate::error::{Error, Result};
 
     /// Cosines and sines on a device.
+    #[derive(Debug)]
     pub struct Table {
         cos: Buffer<f32>,
         sin: Buffer<f32>,

@@ -40,10 +40,9 @@ mod layer {
 mod layer {
     use crate::error::{Error, Result};
     use crate::ops::selftest::Check;
+    use crate::tensor::WITHOUT_CUDA as WHY;
 
     pub(super) fn look_in(_: Vec<std::path::PathBuf>) {}
-
-    const WHY: &str = "this build has no CUDA (it was made without the Cargo feature `cuda`); install a wheel";
 
     pub(super) fn missing() -> Option<String> {
         Some(WHY.into())
@@ -65,7 +64,7 @@ mod layer {
         super::Built::default()
     }
 
-    pub(super) fn selftest(_: usize) -> Result<Vec<Check>> {
+    pub(super) fn selftest(_: usize, _: Option<&[String]>) -> Result<Vec<Check>> {
         Err(Error::Device(WHY.into()))
     }
 }
@@ -99,10 +98,12 @@ fn built() -> Built {
     layer::built()
 }
 
-/// [(name, error, bound, passed)] of each result of each kernel on a device against its float64 reference.
+/// [(name, error, bound, passed)] of each result of each kernel, or of those of these ops, on a device against its
+/// float64 reference.
 #[pyfunction]
-fn selftest(py: Python<'_>, device: usize) -> PyResult<Vec<(String, f64, f64, bool)>> {
-    let checks = py.detach(|| layer::selftest(device)).map_err(PyError::from)?;
+#[pyo3(signature = (device, ops=None))]
+fn selftest(py: Python<'_>, device: usize, ops: Option<Vec<String>>) -> PyResult<Vec<(String, f64, f64, bool)>> {
+    let checks = py.detach(|| layer::selftest(device, ops.as_deref())).map_err(PyError::from)?;
     Ok(checks.into_iter().map(|check| (check.name.clone(), check.error, check.bound, check.passed())).collect())
 }
 

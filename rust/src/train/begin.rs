@@ -17,7 +17,6 @@ use crate::data::{self, Parts};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::{Decoder, hf};
-use crate::ops::backend::Cpu;
 
 impl Trainer {
     /// Opens the data, builds the model, and goes on from a checkpoint where there is one.
@@ -41,7 +40,7 @@ impl Trainer {
             PassShape { batch: run.micro_batch_size, time: run.seq_length, recompute_layers: run.recompute_layers };
         let mut trainer = Self {
             grad_scale: 1.0,
-            compute: compute(&Cpu, &decoder, run.precision, run.optimizer, shape)?,
+            compute: compute(run.device, &decoder, run.precision, run.optimizer, shape)?,
             batch: Batch::new(batch_shape(&run)),
             schedule: Schedule::new(run.schedule)?,
             scaler,

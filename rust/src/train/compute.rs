@@ -11,8 +11,11 @@ use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::{Decoder, LossSum, Workspace};
-use crate::ops::backend::{Backend, Clipping};
+#[cfg(feature = "cuda")]
+use crate::ops::backend::Cuda;
+use crate::ops::backend::{Backend, Clipping, Cpu};
 use crate::ops::linear_cross_entropy::LossOptions;
+use crate::tensor::Device;
 
 /// The extents of a pass.
 #[derive(Debug, Clone, Copy)]
@@ -105,8 +108,33 @@ pub(super) trait Compute: Send {
 /// Memory for a run.
 ///
 /// # Errors
-/// As `Decoder::workspace`; `Device`.
-pub(super) fn compute<B: Backend>(
+/// As `Decoder::workspace`; `Device`, saying what is missing, or what takes less memory.
+pub(super) fn compute(
+    device: Device,
+    decoder: &Decoder,
+    precision: Precision,
+    optimizer: OptimizerConfig,
+    shape: PassShape,
+) -> Result<Box<dyn Compute>> {
+    match device {
+        Device::Cpu => on(&Cpu, decoder, precision, optimizer, shape),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => on(&Cuda::new(ordinal)?, decoder, precision, optimizer, shape).map_err(no_room),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Err(Error::Device(crate::tensor::WITHOUT_CUDA.into())),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn no_room(error: Error) -> Error {
+    let Error::Device(what) = error else { return error };
+    Error::Device(format!(
+        "{what}. `llmjp-core plan` tells what the run takes; a smaller `train_micro_batch_size_per_gpu` or `seq_length` \
+         takes less, and so does `checkpoint_activations: true`"
+    ))
+}
+
+fn on<B: Backend>(
     on: &B,
     decoder: &Decoder,
     precision: Precision,

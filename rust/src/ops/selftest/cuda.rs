@@ -2,13 +2,15 @@
 //!
 //! Each op takes an odd shape, and one of whole vectors of 16 bytes.
 
+mod attention;
+
 use std::sync::Arc;
 
 use super::{Check, KINDS, compare, exact_linear_cross_entropy};
 use crate::cpu;
 use crate::cuda::{Buffer, Stream};
 use crate::dtype::{DType, Element, bf16, f16};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::adamw::cuda::{Group, Numbers};
 use crate::ops::attention::Heads;
 use crate::ops::cross_entropy::LossOptions;
@@ -21,42 +23,57 @@ use crate::ops::{linear_cross_entropy, rms_norm, rotary};
 /// The shapes of ops that work on rows.
 const SHAPES: [[usize; 2]; 2] = [[5, 33], [37, 64]];
 
+/// Elements: more than one block has, and not a whole number of vectors.
+const MANY: usize = 4101;
+
 /// Tokens, inputs and outputs of linear maps. A square takes a matrix for its transpose.
 const PRODUCTS: [[usize; 3]; 3] = [[7, 129, 33], [16, 16, 16], [1, 8, 5]];
 
-/// Runs every op on the GPU of this number; the results in a fixed order.
+/// The checks of one op.
+type Part<'a> = fn(&mut Bench<'a>) -> Result<()>;
+
+/// Runs the ops of these names, or all, on the GPU of this number; the results in a fixed order.
 ///
 /// # Errors
-/// `Device`: no such GPU, or one that fails.
-pub fn run(ordinal: usize) -> Result<Vec<Check>> {
+/// `Device`: no such GPU, or one that fails. `UnsupportedInput`: no op of this name.
+pub fn run(ordinal: usize, only: Option<&[String]>) -> Result<Vec<Check>> {
     let on = Stream::new(ordinal)?;
-    let mut checks = of_dtype::<f32>(&on)?;
-    checks.extend(of_dtype::<f16>(&on)?);
-    checks.extend(of_dtype::<bf16>(&on)?);
-    let mut bench = Bench { on: &on, checks, suffix: String::new() };
-    bench.grad_norm()?;
+    let parts = [parts::<f32>(), parts::<f16>(), parts::<bf16>()].concat();
+    if let Some(name) = only.into_iter().flatten().find(|name| parts.iter().all(|part| part.1 != *name)) {
+        return Err(Error::UnsupportedInput(format!("selftest: no op with CUDA kernels is named `{name}`")));
+    }
+    let mut bench = Bench { on: &on, checks: Vec::new(), suffix: String::new() };
+    for (dtype, name, part) in parts {
+        if only.is_none_or(|only| only.iter().any(|op| op == name)) {
+            bench.suffix = format!(".{}", dtype.name());
+            part(&mut bench)?;
+        }
+    }
     Ok(bench.checks)
 }
 
-fn of_dtype<T: Element>(on: &Arc<Stream>) -> Result<Vec<Check>> {
-    let mut bench = Bench { on, checks: Vec::new(), suffix: format!(".{}", T::DTYPE.name()) };
-    for shape in SHAPES {
-        bench.embedding::<T>(shape)?;
-        bench.rms_norm::<T>(shape)?;
-        bench.layer_norm::<T>(shape)?;
-        bench.gated_mlp::<T>(shape)?;
-        bench.cross_entropy::<T>(shape)?;
+/// (dtype, op, its checks)
+fn parts<'a, T: Element>() -> Vec<(DType, &'static str, Part<'a>)> {
+    let mut parts: Vec<(_, Part<'a>)> = vec![
+        ("embedding", |bench| SHAPES.into_iter().try_for_each(|shape| bench.embedding::<T>(shape))),
+        ("rms_norm", |bench| SHAPES.into_iter().try_for_each(|shape| bench.rms_norm::<T>(shape))),
+        ("layer_norm", |bench| SHAPES.into_iter().try_for_each(|shape| bench.layer_norm::<T>(shape))),
+        ("gated_mlp", |bench| SHAPES.into_iter().try_for_each(|shape| bench.gated_mlp::<T>(shape))),
+        ("cross_entropy", |bench| SHAPES.into_iter().try_for_each(|shape| bench.cross_entropy::<T>(shape))),
+        ("rotary", |bench| [3, 8].into_iter().try_for_each(|half| bench.rotary::<T>(half))),
+        ("column_sums", Bench::column_sums::<T>),
+        ("linear", |bench| PRODUCTS.into_iter().try_for_each(|sizes| bench.linear::<T>(sizes))),
+        ("linear_cross_entropy", Bench::linear_cross_entropy::<T>),
+        ("attention", Bench::attention::<T>),
+        ("add", Bench::add::<T>),
+        ("activation", Bench::activation::<T>),
+        ("cast", Bench::cast::<T>),
+        ("adamw", Bench::adamw::<T>),
+    ];
+    if T::DTYPE == DType::F32 {
+        parts.push(("grad_norm", Bench::grad_norm));
     }
-    bench.rotary::<T>(3)?;
-    bench.rotary::<T>(8)?;
-    bench.column_sums::<T>()?;
-    for sizes in PRODUCTS {
-        bench.linear::<T>(sizes)?;
-    }
-    bench.linear_cross_entropy::<T>()?;
-    bench.elementwise::<T>()?;
-    bench.adamw::<T>()?;
-    Ok(bench.checks)
+    parts.into_iter().map(|(name, part)| (T::DTYPE, name, part)).collect()
 }
 
 /// n numbers in (−2, 2) of the dtype, and the same in f64.
@@ -353,28 +370,34 @@ impl Bench<'_> {
         self.check("linear_cross_entropy.dw", &dw, &exact_dw, 2e-6 + rounding::<T>())
     }
 
-    /// More elements than one block has, and not a whole number of vectors.
-    fn elementwise<T: Element>(&mut self) -> Result<()> {
-        let (on, n) = (self.on, 4101);
-        let ((a, exact_a), (b, exact_b)) = (numbers::<T>(1, n), numbers::<T>(2, n));
-        let (ua, ub) = (on.upload(&a)?, on.upload(&b)?);
-        let (va, vb) = (ua.view(&[n])?, ub.view(&[n])?);
-        let mut y = self.place::<T>(n)?;
-        add::cuda::forward(on, y.view_mut(&[n])?, va, vb)?;
-        self.check("add.y", &y, &cpu::add::reference::forward(&exact_a, &exact_b), 1e-7)?;
+    fn add<T: Element>(&mut self) -> Result<()> {
+        let ((a, exact_a), (b, exact_b), mut y) =
+            (numbers::<T>(1, MANY), numbers::<T>(2, MANY), self.place::<T>(MANY)?);
+        let (a, b) = (self.on.upload(&a)?, self.on.upload(&b)?);
+        add::cuda::forward(self.on, y.view_mut(&[MANY])?, a.view(&[MANY])?, b.view(&[MANY])?)?;
+        self.check("add.y", &y, &cpu::add::reference::forward(&exact_a, &exact_b), 1e-7)
+    }
+
+    fn activation<T: Element>(&mut self) -> Result<()> {
+        use cpu::activation::reference;
+        let ((x, exact_x), (dy, exact_dy)) = (numbers::<T>(1, MANY), numbers::<T>(2, MANY));
+        let (on, ux, udy) = (self.on, self.on.upload(&x)?, self.on.upload(&dy)?);
+        let (vx, vdy) = (ux.view(&[MANY])?, udy.view(&[MANY])?);
         for (name, kind) in KINDS {
-            use cpu::activation::reference;
-            let (mut y, mut dx) = (self.place::<T>(n)?, self.place::<T>(n)?);
-            activation::cuda::forward(on, y.view_mut(&[n])?, va, kind)?;
-            activation::cuda::backward(on, dx.view_mut(&[n])?, vb, va, kind)?;
-            let exact: Vec<f64> = exact_a.iter().map(|x| reference::forward(*x, kind)).collect();
+            let (mut y, mut dx) = (self.place::<T>(MANY)?, self.place::<T>(MANY)?);
+            activation::cuda::forward(on, y.view_mut(&[MANY])?, vx, kind)?;
+            activation::cuda::backward(on, dx.view_mut(&[MANY])?, vdy, vx, kind)?;
+            let exact: Vec<f64> = exact_x.iter().map(|x| reference::forward(*x, kind)).collect();
             self.check(&format!("activation.{name}.y"), &y, &exact, 6e-7)?;
-            let slopes = exact_a.iter().zip(&exact_b).map(|(x, dy)| dy * reference::slope(*x, kind));
+            let slopes = exact_x.iter().zip(&exact_dy).map(|(x, dy)| dy * reference::slope(*x, kind));
             self.check(&format!("activation.{name}.dx"), &dx, &slopes.collect::<Vec<_>>(), 6e-7)?;
         }
-        let (x, exact) = numbers::<f32>(3, n);
-        let (x, mut y) = (on.upload(&x)?, self.place::<T>(n)?);
-        cast::cuda::from_f32(on, y.view_mut(&[n])?, x.view(&[n])?)?;
+        Ok(())
+    }
+
+    fn cast<T: Element>(&mut self) -> Result<()> {
+        let ((x, exact), mut y) = (numbers::<f32>(3, MANY), self.place::<T>(MANY)?);
+        cast::cuda::from_f32(self.on, y.view_mut(&[MANY])?, self.on.upload(&x)?.view(&[MANY])?)?;
         self.exactly("cast", &y, &exact)
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::data::DataConfig;
 use crate::model::{Init, ModelConfig};
+use crate::tensor::Device;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
@@ -162,6 +163,8 @@ pub struct RunConfig {
     pub tokenizer: TokenizerConfig,
     /// `None` for a file set that names no data (a preset); training then says what is missing.
     pub data: Option<DataConfig>,
+    /// Where it runs.
+    pub device: Device,
     pub precision: Precision,
     pub scaler: ScalerConfig,
     pub optimizer: OptimizerConfig,

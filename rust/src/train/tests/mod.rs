@@ -15,6 +15,7 @@ use crate::data::{DataConfig, DatasetWriter, IndexFlavor, Packing, Sources, Toke
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::model::{Activation, Bias, Init, InitMethod, ModelConfig, Norm, Position};
+use crate::tensor::Device;
 
 const VOCAB: usize = 29;
 const TIME: usize = 8;
@@ -111,6 +112,7 @@ fn config(dir: &Path) -> RunConfig {
         eval_interval: 4,
         eval_iters: 1,
         exit_interval: None,
+        device: Device::Cpu,
         loss_reduction: LossReduction::Microbatch,
         z_loss: 0.0,
         recompute_layers: None,

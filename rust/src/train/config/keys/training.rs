@@ -3,7 +3,7 @@
 use super::Default::{Bool, Float, Int, Null, Text as T};
 use super::Kind::{Any, Bool as B, Choice, Dict, Float as F, Int as I, Ints, Number, Section, Text};
 use super::Range::{Finite, NotNegative, Positive};
-use super::{Key, e, r, w};
+use super::{Key, e, o, r, w};
 
 #[rustfmt::skip] // a table: one key a line
 pub(super) const BATCH: &[Key] = &[
@@ -17,6 +17,7 @@ pub(super) const BATCH: &[Key] = &[
     e("gradient_accumulation_steps", I(1), Null, "micro-batches of a step; null: derived, else 1"),
     e("train_iters", I(1), Null, "optimizer steps; exactly one of it and train_epochs"),
     e("train_epochs", I(1), Null, "passes over the training data instead of train_iters"),
+    o("device", Text, T("cpu"), "where the run takes place: cpu, cuda (the first GPU) or cuda:N"),
     e("precision", Choice(&["fp32", "fp16", "bfloat16"], &[]), Null, "null: from fp16 and bf16, else fp32"),
     e("fp16", Section, Null, "half precision with loss scaling"),
     e("fp16.enabled", B, Bool(false), "required where fp16 is written"),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::tensor::Device;
 use crate::train::config::run::{CheckpointConfig, CheckpointEvery, GenerateConfig, LogConfig};
 use crate::train::config::types::Value;
 use crate::train::config::values::Values;
@@ -172,4 +173,17 @@ pub(super) fn generate(values: &mut Values) -> Result<GenerateConfig> {
 
 pub(super) fn seed(values: &Values) -> Result<u32> {
     super::small(values, "seed")
+}
+
+/// `cpu`, `cuda` (the first GPU) or `cuda:N`.
+pub(super) fn device(values: &Values) -> Result<Device> {
+    let name = values.text("device")?;
+    let digits = |number: &&str| number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = match name.as_str() {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").filter(digits).and_then(|number| number.parse().ok()),
+    };
+    let wrong = || Error::Config(format!("{} must be cpu, cuda or cuda:N, got {name:?}", values.at("device")));
+    number.map(Device::Cuda).ok_or_else(wrong)
 }

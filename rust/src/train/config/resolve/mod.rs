@@ -41,6 +41,7 @@ pub(crate) fn run_config(values: &mut Values) -> Result<RunConfig> {
         log: control::log(values)?,
         generate: control::generate(values)?,
         seed: control::seed(values)?,
+        device: control::device(values)?,
         exit_interval: values.opt_usize("exit_interval")?,
         model,
         init,
