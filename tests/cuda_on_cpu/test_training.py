@@ -144,6 +144,7 @@ def test_another_device(run: Runner, tmp_path: Path) -> None:
             {"CUDA_ON_CPU_MEMORY": "200000"},
             ["OUT_OF_MEMORY", "of 200000 bytes are free", "llmjp-core plan", "checkpoint_activations"],
         ),
+        ({"CUDA_ON_CPU_MEMORY": "440000"}, ["OUT_OF_MEMORY", "make the batch smaller"]),  # within the first step
         (
             {"CUDA_ON_CPU_FAIL": "attention_bwd_q_f32_d64:701"},
             ["launching attention_bwd_q_f32_d64 of shape [2, 13, 4, 8]", "OUT_OF_RESOURCES"],
