@@ -19,9 +19,8 @@ pub use mask::{Document, Mask};
 
 use self::mask::Block;
 pub use super::heads::{Grid, Heads, Operand, Place};
-use super::isa::Simd;
 use super::matmul::Mat;
-use super::micro::{MR, NR, Tile, pack, scale_add, tile_rows};
+use super::micro::{Across, NR, Rows, Tiles, pack, scale_add};
 use crate::dtype::Element;
 
 pub mod reference {
@@ -80,10 +79,12 @@ pub mod reference {
     }
 }
 
-/// Query rows that one thread works on at a time, in tiles of `MR`.
-const ROWS: usize = 16 * MR;
-/// Keys of one block: whole tiles both ways.
-const KEYS: usize = 5 * MR * NR / 2;
+/// Query rows that one thread works on at a time: whole tiles of 6 and of 12.
+const ROWS: usize = 96;
+/// Keys of one block: whole tiles both ways, but for the last pair of panels.
+const KEYS: usize = 240;
+/// Rows that a tile may reach beyond the last: what it makes of them is not used.
+const SPARE: usize = 12;
 
 /// The extents of queries, and keys and values that fit them.
 ///
@@ -125,29 +126,25 @@ fn panels_of<T: Element>(panels: &mut [f32], x: Mat<T>, factor: f32) {
     }
 }
 
-/// out (n, d) = the rows `first..first + n` of x, times `factor`; further rows of `out` are 0.
+/// out (ROWS, KEYS) = a (_, d) · bᵀ for the tiles of the block that the mask leaves; b in panels over all keys, a in
+/// panels of columns, the block beginning at its row `first`.
 #[inline(always)]
-fn rows_of<T: Element>(out: &mut [f32], x: Mat<T>, first: usize, n: usize, factor: f32) {
-    let (used, rest) = out.split_at_mut(n * x.cols);
-    for (i, out) in used.chunks_exact_mut(x.cols).enumerate() {
-        for (out, x) in out.iter_mut().zip(x.line(first + i)) {
-            *out = x.to_f32() * factor;
-        }
-    }
-    rest.fill(0.0);
-}
-
-/// out (ROWS, KEYS) = a (ROWS, d) · bᵀ for the tiles of the block that the mask leaves; b in panels over all keys.
-#[inline(always)]
-fn scores<S: Simd>(s: S, out: &mut [f32], a: &[f32], b: &[f32], block: Block, d: usize) {
-    let panels = b[block.from * d..].chunks_exact(NR * d).take(block.keys.div_ceil(NR));
-    for (p, panel) in panels.enumerate() {
-        let seeing = block.seeing(p * NR, NR);
-        for i in (seeing.start / MR * MR..seeing.end).step_by(MR) {
-            let sums: Tile<S, MR> = tile_rows(s, rows_at(a, d, i, 0, d), panel);
-            for (r, sums) in sums.into_iter().enumerate() {
-                s.store(piece(out, (i + r) * KEYS + p * NR), sums);
-            }
+fn scores<S: Tiles>(s: S, out: &mut [f32], a: Across, first: usize, b: &[f32], block: Block, d: usize) {
+    let width = S::PANELS * NR;
+    for k in (0..block.keys).step_by(width) {
+        let (seeing, panels) = (block.seeing(k, width), (block.keys - k).min(width).div_ceil(NR));
+        let b = &b[(block.from + k) * d..];
+        for i in (seeing.start / S::ROWS * S::ROWS..seeing.end).step_by(S::ROWS) {
+            let a = Across { data: &a.data[(first + i) * NR..], rows: a.rows };
+            s.tile(
+                a,
+                b,
+                NR * d,
+                panels,
+                d,
+                #[inline(always)]
+                |r, p, sums| s.store(piece(out, (i + r) * KEYS + k + p * NR), sums),
+            );
         }
     }
 }
@@ -158,29 +155,28 @@ fn piece(data: &mut [f32], at: usize) -> &mut [f32; NR] {
     data[at..].first_chunk_mut().expect("a row of a tile")
 }
 
-/// Columns `from..from + n` of the rows i..i + MR of a (_, stride).
-#[inline(always)]
-fn rows_at(a: &[f32], stride: usize, i: usize, from: usize, n: usize) -> [&[f32]; MR] {
-    std::array::from_fn(|r| &a[(i + r) * stride + from..][..n])
-}
-
 /// to (ROWS, width) = factors·to + p (ROWS, KEYS) · b, with only the keys that the mask leaves; b (width, `depth`) in
 /// panels. The factor of a row that sees no key of the block is 1.
 #[inline(always)]
-fn by_keys<S: Simd>(s: S, to: &mut [f32], factors: &[f32; ROWS], p: &[f32], b: &[f32], block: Block, depth: usize) {
+fn by_keys<S: Tiles>(s: S, to: &mut [f32], factors: &[f32; ROWS], p: &[f32], b: &[f32], block: Block, depth: usize) {
     let width = to.len() / ROWS;
-    for i in (0..block.rows).step_by(MR) {
-        let seen = block.seen_by_tile(i);
+    for i in (0..block.rows).step_by(S::ROWS) {
+        let seen = block.seen_by_rows(i, S::ROWS);
         if seen.is_empty() {
             continue;
         }
-        let (from, n) = (block.from + seen.start, seen.len());
-        let rows = rows_at(p, KEYS, i, seen.start, n);
-        for (column, panel) in b.chunks_exact(NR * depth).enumerate() {
-            let sums: Tile<S, MR> = tile_rows(s, rows, &panel[from * NR..][..n * NR]);
-            for (r, sums) in sums.into_iter().enumerate() {
-                scale_add(s, piece(to, (i + r) * width + column * NR), factors[i + r], sums);
-            }
+        let (from, rows) = (block.from + seen.start, Rows::<KEYS>(&p[i * KEYS + seen.start..]));
+        for column in (0..width).step_by(S::PANELS * NR) {
+            let panels = (width - column).div_ceil(NR).min(S::PANELS);
+            s.tile(
+                rows,
+                &b[column * depth + from * NR..],
+                NR * depth,
+                panels,
+                seen.len(),
+                #[inline(always)]
+                |r, p, sums| scale_add(s, piece(to, (i + r) * width + column + p * NR), factors[i + r], sums),
+            );
         }
     }
 }

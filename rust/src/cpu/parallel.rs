@@ -77,65 +77,34 @@ pub fn set_num_threads(threads: usize) {
     }
 }
 
-/// Runs `work` inside the pool; directly when it is already there, so a whole step may be wrapped once.
-pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    let inside = match ALONE.get() {
-        Alone::Never => rayon::current_thread_index().is_some(),
-        Alone::Idle => false,
-        Alone::Working => true,
-    };
-    if inside { work() } else { pool().install(work) }
-}
-
-/// What a thread from outside the pool has to do with `alone`.
-#[derive(Clone, Copy, PartialEq)]
-enum Alone {
-    Never,
-    Idle,
-    Working,
-}
-
 thread_local! {
-    static ALONE: Cell<Alone> = const { Cell::new(Alone::Never) };
+    /// What this thread does now is too small to be shared out.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work` on the calling thread when it is `small`: to wake the pool would take longer. Results do not change.
-///
-/// The thread becomes, for good, the only member of a pool of its own.
-pub fn alone<R: Send>(small: bool, work: impl FnOnce() -> R + Send) -> R {
-    if !small || (ALONE.get() == Alone::Never && !become_alone()) || ALONE.get() == Alone::Working {
+/// Runs `work` on the calling thread when it is `small`: to wake others would take longer. Results do not change.
+pub fn alone<R>(small: bool, work: impl FnOnce() -> R) -> R {
+    if !small || ALONE.get() {
         return work();
     }
-    struct Idle;
-    impl Drop for Idle {
+    struct Together;
+    impl Drop for Together {
         fn drop(&mut self) {
-            ALONE.set(Alone::Idle);
+            ALONE.set(false);
         }
     }
-    let _idle_again = Idle;
-    ALONE.set(Alone::Working);
+    let _together_again = Together;
+    ALONE.set(true);
     work()
-}
-
-/// False where it cannot be: on a thread of the pool.
-fn become_alone() -> bool {
-    match rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
-        Ok(own) => {
-            // The thread stays its member: to drop the pool would leave it in one that has ended.
-            std::mem::forget(own);
-            ALONE.set(Alone::Idle);
-            true
-        }
-        Err(_) => false,
-    }
 }
 
 /// Calls `work` for each item, in any order: for ops that go through memory once, where waking threads counts.
 pub fn share<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send + Sync) {
-    match ALONE.get() {
-        Alone::Working => return items.with_producer(InOrder(work)),
-        Alone::Never if rayon::current_thread_index().is_some() => return items.for_each(work),
-        _ => (),
+    if ALONE.get() {
+        return items.with_producer(InOrder(work));
+    }
+    if rayon::current_thread_index().is_some() {
+        return items.for_each(work);
     }
     let (len, team) = (items.len(), team());
     match team.turn() {
@@ -145,19 +114,30 @@ pub fn share<I: IndexedParallelIterator>(items: I, work: impl Fn(I::Item) + Send
     }
 }
 
+/// Calls `work(i)` for each `i < count`, in any order, for long pieces of work: whoever is free takes the next.
+pub fn for_each(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    together(count < 2, &|| {
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                i if i < count => work(i),
+                _ => return,
+            }
+        }
+    });
+}
+
 /// Calls `work` on the calling thread and, unless it is `small`, on all others that are free: each takes from what there
 /// is to do until nothing is left.
 pub fn together(small: bool, work: &(dyn Fn() + Sync)) {
-    match ALONE.get() {
-        _ if small => return work(),
-        Alone::Working => return work(),
-        Alone::Never if rayon::current_thread_index().is_some() => {
-            return rayon::scope(|scope| {
-                (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
-                work();
-            });
-        }
-        _ => (),
+    if small || ALONE.get() {
+        return work();
+    }
+    if rayon::current_thread_index().is_some() {
+        return rayon::scope(|scope| {
+            (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+            work();
+        });
     }
     let team = team();
     match team.turn() {
@@ -266,7 +246,7 @@ mod tests {
         for n in [0, 1, 7, 8, 100, 1000] {
             let want: Vec<usize> = (1..=n).collect();
             assert_eq!(count_to(n), want);
-            assert_eq!(install(|| count_to(n)), want, "in the pool");
+            assert_eq!(pool().install(|| count_to(n)), want, "in the pool");
             assert_eq!(alone(true, || count_to(n)), want, "alone");
             assert_eq!(count_to(n), want, "by a thread that has been alone");
             let inside = Mutex::new(Vec::new());
@@ -276,6 +256,23 @@ mod tests {
                 let all: Vec<_> = (0..4).map(|_| scope.spawn(|| count_to(n))).collect();
                 all.into_iter().for_each(|one| assert_eq!(one.join().expect("no panic"), want, "by four at once"));
             });
+        }
+    }
+
+    #[test]
+    fn each_piece_is_done_once_wherever_it_is_asked_for() {
+        let visits = |n: usize| {
+            let visits: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+            for_each(n, |i| drop(visits[i].fetch_add(1, Ordering::Relaxed)));
+            visits.into_iter().map(AtomicUsize::into_inner).collect::<Vec<_>>()
+        };
+        for n in [0, 1, 2, 100] {
+            assert_eq!(visits(n), vec![1; n]);
+            assert_eq!(pool().install(|| visits(n)), vec![1; n], "in the pool");
+            assert_eq!(alone(true, || visits(n)), vec![1; n], "alone");
+            let inside = Mutex::new(Vec::new());
+            for_each(2, |_| inside.lock().expect("no panic").push(visits(n)));
+            assert_eq!(inside.into_inner().expect("no panic"), vec![vec![1; n]; 2], "inside");
         }
     }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::super::cast::narrow;
 use super::super::isa::{Simd, dispatch, isa};
 use super::super::math::{dot, exp_nonpositive, max, sum};
-use super::super::parallel::install;
+use super::super::parallel::share;
 use super::super::scratch::with_scratch;
 use crate::dtype::Element;
 
@@ -22,15 +22,13 @@ pub fn decode<T: Element>(
     scale: f32,
 ) {
     let (isa, group) = (isa(), heads / kv);
-    install(|| {
-        out.par_chunks_mut(d).zip(q.par_chunks(d)).enumerate().for_each(|(a, (out, q))| {
-            let rows = |cache| Rows { data: cache, from: a / group * d, stride: kv * d, d };
-            with_scratch(length + d, |scratch| {
-                let (p, sums) = scratch.split_at_mut(length);
-                dispatch!(isa, s => {
-                    head(s, sums, p, q, rows(keys), rows(values), scale);
-                    narrow(out, sums);
-                });
+    share(out.par_chunks_mut(d).zip(q.par_chunks(d)).enumerate(), |(a, (out, q))| {
+        let rows = |cache| Rows { data: cache, from: a / group * d, stride: kv * d, d };
+        with_scratch(length + d, |scratch| {
+            let (p, sums) = scratch.split_at_mut(length);
+            dispatch!(isa, s => {
+                head(s, sums, p, q, rows(keys), rows(values), scale);
+                narrow(out, sums);
             });
         });
     });

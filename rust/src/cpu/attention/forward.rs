@@ -1,16 +1,14 @@
 //! out = softmax(q·kᵀ·scale)·v, and the log-sum-exp of each row.
 
-use rayon::prelude::*;
-
 use super::super::cast::narrow;
-use super::super::isa::{Isa, Simd, dispatch, isa};
+use super::super::isa::{Isa, dispatch, isa};
 use super::super::math::{exp_nonpositive, max, sum};
 use super::super::matmul::Mat;
-use super::super::micro::{MR, NR};
-use super::super::parallel::install;
+use super::super::micro::{Across, NR, Tiles};
+use super::super::parallel::{Columns, for_each};
 use super::super::scratch::with_scratch;
 use super::mask::{Sight, hide};
-use super::{KEYS, Mask, Operand, Place, ROWS, by_keys, extents, panels_len, panels_of, rows_of, scores};
+use super::{KEYS, Mask, Operand, Place, ROWS, SPARE, by_keys, extents, panels_len, panels_of, scores};
 use crate::dtype::Element;
 
 /// out like q, lse (B, A, T).  One task a query head.
@@ -27,15 +25,16 @@ pub fn forward<T: Element>(
     mask: Mask,
 ) {
     let (isa, e) = (isa(), extents(&q, &k, &v));
-    install(|| {
-        lse.par_chunks_mut(e.time).enumerate().for_each(|(ba, lse)| {
-            let (b, a) = (ba / e.heads, ba % e.heads);
-            let parts = (q.head(b, a), k.head(b, a / e.group), v.head(b, a / e.group));
-            one_head(isa, lse, parts, scale, &mask.of(b, e.time), |t, row: &[f32]| {
-                // SAFETY: no other task has head `a` of sequence `b`, and the piece ends with this call.
-                let place = unsafe { out.row(b, t, a) };
-                narrow(place, row);
-            });
+    let lse = Columns::new(lse, e.time);
+    for_each(e.batch * e.heads, |ba| {
+        let (b, a) = (ba / e.heads, ba % e.heads);
+        let parts = (q.head(b, a), k.head(b, a / e.group), v.head(b, a / e.group));
+        // SAFETY: each task has a row of its own.
+        let lse = unsafe { lse.part(ba, 0..e.time) };
+        one_head(isa, lse, parts, scale, &mask.of(b, e.time), |t, row: &[f32]| {
+            // SAFETY: no other task has head `a` of sequence `b`, and the piece ends with this call.
+            let place = unsafe { out.row(b, t, a) };
+            narrow(place, row);
         });
     });
 }
@@ -64,26 +63,26 @@ fn one_head<T: Element>(
             panels_of(values, v.t(), 1.0);
         });
         let packed = Packed { keys, values };
-        with_scratch(ROWS * (d + KEYS + d.next_multiple_of(NR)), |scratch| {
-            let (query, rest) = scratch.split_at_mut(ROWS * d);
+        let width = d.next_multiple_of(NR);
+        with_scratch(ROWS * (width + KEYS + width) + SPARE * NR, |scratch| {
+            let (query, rest) = scratch.split_at_mut(ROWS * width + SPARE * NR);
             let (p, sums) = rest.split_at_mut(ROWS * KEYS);
             for (i, lse) in lse.chunks_mut(ROWS).enumerate() {
                 let first = i * ROWS;
-                let tiles = lse.len().next_multiple_of(MR);
+                let queries = Mat { data: &q.data[first * q.row..], rows: lse.len(), ..q };
                 dispatch!(isa, simd => {
-                    rows_of(&mut query[..tiles * d], q, first, lse.len(), scale);
+                    panels_of(&mut query[..width * queries.rows], queries.t(), scale);
                     rows(simd, sums, lse, query, p, &packed, first, d, sight);
                 });
-                let width = d.next_multiple_of(NR);
                 sums.chunks_exact(width).take(lse.len()).enumerate().for_each(|(i, row)| put(first + i, &row[..d]));
             }
         });
     });
 }
 
-/// sums (ROWS, d) = softmax(query·kᵀ)·v for the queries `first..first + lse.len()`.
+/// sums (ROWS, d) = softmax(query·kᵀ)·v for the queries `first..first + lse.len()`, which are in panels of columns.
 #[inline(always)]
-fn rows<S: Simd>(
+fn rows<S: Tiles>(
     s: S,
     sums: &mut [f32],
     lse: &mut [f32],
@@ -98,10 +97,10 @@ fn rows<S: Simd>(
     let mut top = [f32::NEG_INFINITY; ROWS];
     let mut total = [0.0f32; ROWS];
     let mut shrink = [0.0f32; ROWS];
-    let tiles = n.next_multiple_of(MR);
+    let tiles = n.next_multiple_of(S::ROWS);
     sums[..tiles * width].fill(0.0);
     for block in sight.blocks(first, n) {
-        scores(s, p, query, packed.keys, block, d);
+        scores(s, p, Across { data: query, rows: n }, 0, packed.keys, block, d);
         for (i, p) in p.chunks_exact_mut(KEYS).enumerate().take(tiles) {
             let seen = block.seen(i);
             let wide = hide(p, &seen, block.keys, f32::NEG_INFINITY);
@@ -109,8 +108,10 @@ fn rows<S: Simd>(
             let highest = max(p).max(top[i]);
             shrink[i] = if p.is_empty() { 1.0 } else { exp_nonpositive(s, top[i] - highest) };
             top[i] = highest;
-            for p in &mut *p {
-                *p = exp_nonpositive(s, *p - highest);
+            for p in p.as_chunks_mut::<NR>().0 {
+                for l in 0..NR {
+                    p[l] = exp_nonpositive(s, p[l] - highest);
+                }
             }
             total[i] = s.fma(total[i], shrink[i], sum(p, |p| p));
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::math::LANES;
-use super::{KEYS, MR, NR};
+use super::{KEYS, NR};
 
 /// What hides keys from queries; a query always sees its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,10 +109,10 @@ impl Block<'_> {
         if i < self.rows { Self::part(self.sight.keys(self.first + i), self.from, self.keys) } else { 0..0 }
     }
 
-    /// The keys that the tile of rows that begins at i sees.
+    /// The keys that any of the `n` rows from i on sees.
     #[inline(always)]
-    pub(super) fn seen_by_tile(&self, i: usize) -> Range<usize> {
-        let last = self.rows.min(i + MR) - 1;
+    pub(super) fn seen_by_rows(&self, i: usize, n: usize) -> Range<usize> {
+        let last = self.rows.min(i + n) - 1;
         let range = self.sight.keys(self.first + i).start..self.sight.keys(self.first + last).end;
         Self::part(range, self.from, self.keys)
     }
