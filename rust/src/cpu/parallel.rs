@@ -263,7 +263,9 @@ mod tests {
     fn each_piece_is_done_once_wherever_it_is_asked_for() {
         let visits = |n: usize| {
             let visits: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-            for_each(n, |i| drop(visits[i].fetch_add(1, Ordering::Relaxed)));
+            for_each(n, |i| {
+                visits[i].fetch_add(1, Ordering::Relaxed);
+            });
             visits.into_iter().map(AtomicUsize::into_inner).collect::<Vec<_>>()
         };
         for n in [0, 1, 2, 100] {
