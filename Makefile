@@ -52,6 +52,7 @@ bench: $(VENV)/.tested  ## beside transformers + torch: tokens/s and peak memory
 	$(BIN)/python benches/torch_ops.py
 	$(BIN)/python benches/matmul.py
 	$(BIN)/python benches/torch_overhead.py
+	cargo run --release --manifest-path benches/matmul_crates/Cargo.toml
 
 kernels: $(VENV)/.tested  ## what the CUDA kernels need of real GPUs, without one: registers and occupancy of each
 	$(BIN)/python scripts/compile_kernels.py
